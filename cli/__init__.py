@@ -1,0 +1,1 @@
+"""The command line: imported as ``metanet.cli``. Parse, one public API call, render."""
