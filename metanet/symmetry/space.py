@@ -104,6 +104,11 @@ class WeightSpace:
         """Labelled groups without freedom, as declared."""
         return tuple(group for group in self._declared.values() if group.kind == "fixed")
 
+    @property
+    def normal_groups(self) -> tuple[Group, ...]:
+        """Groups and fixed bases of the normal form, by first occurrence."""
+        return tuple(self._groups.values())
+
     def group(self, label: str) -> Group:
         """The group (or fixed base) of this label, in normal form."""
         try:
