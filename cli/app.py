@@ -1,0 +1,49 @@
+"""Wiring: which verbs there are. Each verb imports what is heavy inside its own function."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import convert, demo, doctor, explain, graph, inspect, permute
+from .errors import guarded
+
+app = typer.Typer(
+    name="metanet",
+    help="Networks as data: any checkpoint in, its exact symmetry out, and what stands on that.",
+    epilog="Exit codes: 0 ok, 1 negative finding, 2 usage, 3 bad input, 4 network.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# In the order of the chain: see, prove, write.
+for _panel, _verbs in {
+    "See": (inspect.inspect, explain.explain, graph.graph, doctor.doctor),
+    "Write": (convert.convert, permute.permute),
+    "Start here": (demo.demo,),
+}.items():
+    for _verb in _verbs:
+        app.command(_verb.__name__, rich_help_panel=_panel)(guarded(_verb))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from metanet import __version__
+
+        typer.echo(f"metanet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option(
+        "--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Networks as data: any checkpoint in, its exact symmetry out, and what stands on that."""
+
+
+def main() -> None:
+    """Entry point of the command ``metanet``."""
+    app()

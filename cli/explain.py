@@ -1,0 +1,33 @@
+"""``metanet explain``: why an axis is frozen, or which groups act on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Arch, Json, Quiet, Source, Spec
+from .output import Sink, safe
+
+
+def explain(
+    source: Source,
+    tensor: Annotated[str, typer.Argument(metavar="TENSOR", help="Name of a tensor.")],
+    axis: Annotated[int, typer.Argument(metavar="AXIS", help="Axis number, from 0.", min=0)],
+    arch: Arch = None,
+    spec: Spec = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say which groups act on one axis of a tensor, and why the rest of it is frozen."""
+    from metanet.symmetry import resolve
+
+    if arch is None and spec is None:
+        raise typer.BadParameter("name the architecture with --arch, or the space with --spec")
+    sink = Sink(as_json=as_json, quiet=quiet)
+    with sink.progress("tracing"):
+        resolved = resolve(source, arch=arch, spec=spec)
+    text = str(resolved.space.explain(tensor, axis))
+    document = {"source": str(resolved.checkpoint.source.uri), "tensor": tensor, "axis": axis,
+                "arch": resolved.arch, "result": text}
+    sink.result(document, map(safe, text.splitlines()))

@@ -1,0 +1,106 @@
+"""The single sink: data goes to stdout, prose and progress to stderr.
+
+``--json`` writes exactly one JSON document. rich is used on a terminal only; in a pipe the output
+is plain text without escape codes. Names that come from files must be made printable by the
+caller (:func:`safe`), and are never read as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def safe(text: object) -> str:
+    """Text from a file, with control and direction characters written as escapes."""
+    from metanet.checkpoint import printable
+
+    return printable(str(text))
+
+
+class Sink:
+    """Where one command writes.
+
+    Args:
+        as_json: one JSON document on stdout instead of text.
+        quiet: no prose and no progress on stderr.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def result(self, document: Any, text: str | Iterable[str]) -> None:
+        """The command's data: ``document`` under ``--json``, else ``text``."""
+        if self.as_json:
+            _write(sys.stdout, json.dumps(plain(document), indent=2, allow_nan=False))
+        else:
+            _write(sys.stdout, text if isinstance(text, str) else "\n".join(text))
+
+    def line(self, text: str) -> None:
+        """One line of data while a command runs; prose where stdout must be one document."""
+        if self.as_json:
+            self.say(text)
+        else:
+            _write(sys.stdout, text)
+
+    def say(self, text: str) -> None:
+        """Prose for a person, on stderr."""
+        if not self.quiet:
+            _write(sys.stderr, text)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[None]:
+        """A spinner while the body runs, on a terminal; nothing in a pipe."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status(Text(label)):
+            yield
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Columns aligned by spaces, numbers to the right: the same on a terminal and in a pipe."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    right = [bool(cells) and all(_number(row[i]) for row in cells) for i in range(len(header))]
+    grid = [list(header), *cells]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(header))]
+    return ["  ".join(cell.rjust(width) if flush else cell.ljust(width)
+                      for cell, width, flush in zip(row, widths, right, strict=True)).rstrip()
+            for row in grid]
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON data; a number that JSON cannot hold becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        return plain(value.item())
+    return str(value) if not isinstance(value, Path) else value.as_posix()
+
+
+def _number(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "").lstrip("-").isdigit()
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()

@@ -1,0 +1,40 @@
+"""``metanet permute``: another checkpoint of the same function."""
+
+from __future__ import annotations
+
+import typer
+
+from .files import write
+from .options import Arch, Force, Json, Out, Quiet, Seed, Source, Spec
+from .output import Sink
+
+
+def permute(
+    source: Source,
+    out: Out,
+    arch: Arch = None,
+    spec: Spec = None,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Apply a random element of the group and write the equivalent checkpoint as safetensors."""
+    from metanet.checkpoint import write_safetensors
+    from metanet.symmetry import resolve
+
+    if arch is None and spec is None:
+        raise typer.BadParameter("name the architecture with --arch, or the space with --spec")
+    sink = Sink(as_json=as_json, quiet=quiet)
+    with sink.progress("permuting"):
+        resolved = resolve(source, arch=arch, spec=spec)
+        checkpoint, space = resolved.checkpoint, resolved.space
+        moved = space.random(seed).apply(checkpoint.state_dict())
+        origin = {"metanet.source_sha256": checkpoint.source.sha256, "metanet.seed": str(seed),
+                  "metanet.space": space.digest}
+        written = write(out, lambda path: write_safetensors(
+            moved, path, metadata=origin, aliases=checkpoint.aliases), force=force)
+    sink.say(f"{'wrote' if written else 'already there, the same bytes:'} {out}")
+    document = {"out": out, "source": str(checkpoint.source.uri), "arch": resolved.arch,
+                "seed": seed, "groups": len(space.groups), "n_tensors": len(moved)}
+    sink.result(document, str(out))
