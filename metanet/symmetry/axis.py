@@ -71,3 +71,13 @@ def map_leaves(axis: Axis, function: Callable[[Occ | Fixed], Axis]) -> Axis:
     if isinstance(axis, (Occ, Fixed)):
         return function(axis)
     return type(axis)(tuple(map_leaves(part, function) for part in axis.parts))
+
+
+def tidy(axis: Axis) -> Axis:
+    """The same tree without products in products, sums in sums, and lists of one."""
+    if isinstance(axis, (Occ, Fixed)):
+        return axis
+    parts: list[Axis] = []
+    for part in map(tidy, axis.parts):
+        parts += part.parts if isinstance(part, (Prod, Sum)) and type(part) is type(axis) else (part,)
+    return parts[0] if len(parts) == 1 else type(axis)(tuple(parts))

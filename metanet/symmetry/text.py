@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from metanet.errors import SymmetryError
-from metanet.symmetry.axis import Axis, Fixed, Occ, Prod, Sum
+from metanet.symmetry.axis import Axis, Fixed, Occ, Prod, Sum, tidy
 from metanet.symmetry.group import Group
 from metanet.symmetry.kinds import KINDS
 
@@ -256,7 +256,7 @@ def print_group(group: Group) -> str:
 
 def print_axes(axes: Sequence[Axis]) -> str:
     """One term per axis."""
-    return " ".join(_print_term(axis) for axis in axes)
+    return " ".join(_print_term(tidy(axis)) for axis in axes)
 
 
 def _print_bases(bases: Sequence[str]) -> str:
