@@ -27,10 +27,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "assert_equivariant":
-        return importlib.import_module("metanet.nn.checks").assert_equivariant
-    raise AttributeError(f"module 'metanet.testing' has no attribute {name!r}")
+def assert_equivariant(layer: nn.Module, **options: Any) -> float:
+    """Assert that a layer commutes with its space's group: ``metanet.nn.checks``, same options."""
+    return float(importlib.import_module("metanet.nn.checks").assert_equivariant(layer, **options))
 
 
 def random_space(

@@ -46,7 +46,9 @@ def normal_tensors(
         for name, tree in trees.items()
     }
     order = _order(live, axes)
-    ordered = {label: replace(live[label], over=_bases(live[label], live, order)) for label in order}
+    ordered = {
+        label: replace(live[label], over=_bases(live[label], live, order)) for label in order
+    }
     return ordered, {
         name: tuple(map_leaves(tree, lambda node: _reordered(node, ordered)) for tree in axes[name])
         for name in axes

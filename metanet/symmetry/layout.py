@@ -77,13 +77,17 @@ def _descend(tensor: Tensor, position: int, path: tuple[_Level, ...]) -> Tensor:
         if level.tail is None:
             if not level.sizes:
                 return tensor.select(position, 0)
-            return tensor if len(level.sizes) == 1 else tensor.unflatten(position, level.sizes)
+            return tensor if len(level.sizes) == 1 else _split(tensor, position, level.sizes)
         total, offset, length = level.tail
         if level.sizes:
-            tensor = tensor.unflatten(position, (*level.sizes, total))
+            tensor = _split(tensor, position, (*level.sizes, total))
             position += len(level.sizes)
         tensor = tensor.narrow(position, offset, length)
     return tensor
+
+
+def _split(tensor: Tensor, position: int, sizes: tuple[int, ...]) -> Tensor:
+    return tensor.view(*tensor.shape[:position], *sizes, *tensor.shape[position + 1 :])
 
 
 def blocks(name: str, axes: Sequence[Axis], sizes: Mapping[str, int]) -> tuple[Block, ...]:

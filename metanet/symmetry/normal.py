@@ -1,9 +1,10 @@
 """The structural normal form of an axis (SPACE.md, "Normal form").
 
-An axis is first written as a list of *terms*, the summands of a direct sum. A term is ``(k, body)``:
-``k`` private fixed digits in front of a body that never begins with a fixed digit. A body holds
-occurrences, ints (inner fixed sizes) and at most one nested list of terms, at its end. The list is
-run-merged and written out; only when an axis is rebuilt is a repeated list folded to ``k! (…)``.
+An axis is first written as a list of *terms*, the summands of a direct sum. A term is
+``(k, body)``: ``k`` private fixed digits in front of a body that never begins with a fixed digit.
+A body holds occurrences, ints (inner fixed sizes) and at most one nested list of terms, at its
+end. The list is run-merged and written out; only when an axis is rebuilt is a repeated list
+folded to ``k! (…)``.
 """
 
 from __future__ import annotations

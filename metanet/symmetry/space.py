@@ -38,9 +38,11 @@ class Shaped(Protocol):
     """Anything that knows names and shapes: a Checkpoint, say."""
 
     @property
-    def names(self) -> Iterable[str]: ...
+    def names(self) -> Iterable[str]:
+        """All names."""
 
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ class WeightSpace:
         if not isinstance(data, Mapping) or data.get("format") != "metanet.space":
             raise SymmetryError("not the JSON of a space: its 'format' is not 'metanet.space'")
         if data.get("version") != 1:
-            raise SymmetryError(f"version {data.get('version')!r} of the format is not known (1 is)")
+            raise SymmetryError(f"version {data.get('version')!r} of the format is unknown (1 is)")
         try:
             groups = [Group(**{**group, "over": tuple(group["over"])}) for group in data["groups"]]
             tensors = {

@@ -1,4 +1,4 @@
-"""The text form of a space (SPACE.md, "Text"): a tokenizer, a recursive-descent parser, a printer."""
+"""The text form of a space (SPACE.md, "Text"): a recursive-descent parser and a printer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from metanet.errors import SymmetryError
 from metanet.symmetry.axis import Axis, Fixed, Occ, Prod, Sum, tidy
@@ -56,7 +55,7 @@ def parse_text(text: str) -> Parsed:
         elif line.statement_is_group():
             group = line.group()
             if group.label in parsed.groups:
-                line.fail(f"group {group.label!r} is declared twice")
+                raise line.error(f"group {group.label!r} is declared twice")
             parsed.groups[group.label] = group
         else:
             _tensor_statement(line, parsed)
@@ -74,7 +73,7 @@ def parse_axes(text: str, where: str) -> tuple[Axis, ...]:
 def _tensor_statement(line: _Line, parsed: Parsed) -> None:
     name = line.name()
     if name in parsed.tensors or name in parsed.aliases:
-        line.fail(f"tensor {name!r} is declared twice")
+        raise line.error(f"tensor {name!r} is declared twice")
     mark = line.expect(":", "=")
     if mark == ":":
         parsed.tensors[name] = line.axes()
@@ -91,10 +90,10 @@ class _Line:
         self.at = self.depth = 0
         self._skip()
 
-    def fail(self, message: str) -> NoReturn:
+    def error(self, message: str) -> SymmetryError:
         place = self.where or f"line {self.number}"
-        shown = self.text.strip()
-        raise SymmetryError(f"{place}, column {self.at + 1}: {message}; in {shown[:200]!r}")
+        shown = self.text.strip()[:200]
+        return SymmetryError(f"{place}, column {self.at + 1}: {message}; in {shown!r}")
 
     def _skip(self) -> None:
         while self.at < len(self.text) and self.text[self.at] in " \t\r":
@@ -107,7 +106,7 @@ class _Line:
 
     def end(self) -> None:
         if not self.done():
-            self.fail("unexpected text after the statement")
+            raise self.error("unexpected text after the statement")
 
     def take(self, pattern: str) -> str | None:
         """The match of ``pattern`` here, consumed with the blanks behind it."""
@@ -124,7 +123,7 @@ class _Line:
                 self.at += len(mark)
                 self._skip()
                 return mark
-        self.fail(f"expected {' or '.join(map(repr, marks))}")
+        raise self.error(f"expected {' or '.join(map(repr, marks))}")
 
     def peek(self, mark: str) -> bool:
         return self.text.startswith(mark, self.at)
@@ -133,7 +132,7 @@ class _Line:
 
     def header(self) -> None:
         if self.take(r"space\b") is None or self.take(r"v[0-9]+\b") != "v1":
-            self.fail(f"a space begins with the line {HEADER!r}")
+            raise self.error(f"a space begins with the line {HEADER!r}")
         self.end()
 
     def statement_is_group(self) -> bool:
@@ -145,7 +144,7 @@ class _Line:
         self.expect("=")
         kind = self.label()
         if kind not in KINDS:
-            self.fail(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
+            raise self.error(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
         self.expect("(")
         size = self.integer()
         self.expect(")")
@@ -168,13 +167,13 @@ class _Line:
     def label(self) -> str:
         label = self.take(r"[A-Za-z_][A-Za-z0-9_]*")
         if label is None:
-            self.fail("expected a label ([A-Za-z_][A-Za-z0-9_]*)")
+            raise self.error("expected a label ([A-Za-z_][A-Za-z0-9_]*)")
         return label
 
     def integer(self, signed: bool = False) -> int:
         digits = self.take(r"-?[0-9]{1,18}(?![0-9])" if signed else r"[0-9]{1,18}(?![0-9])")
         if digits is None:
-            self.fail("expected an integer of at most 18 digits")
+            raise self.error("expected an integer of at most 18 digits")
         return int(digits)
 
     def string(self) -> str:
@@ -182,14 +181,14 @@ class _Line:
         try:
             return str(json.loads(literal or ""))
         except ValueError:
-            self.fail("expected a JSON string")
+            raise self.error("expected a JSON string") from None
 
     def name(self) -> str:
         if self.peek('"'):
             return self.string()
         name = self.take(r"[A-Za-z0-9_./-]+")
         if name is None:
-            self.fail('expected a tensor name; quote it ("...") if it has other characters')
+            raise self.error('expected a tensor name; quote it ("...") if it has other characters')
         return name
 
     # -- axes
@@ -205,7 +204,7 @@ class _Line:
             self.expect("(")
             self.depth += 1
             if self.depth > _MAX_DEPTH:
-                self.fail(f"parentheses are nested more than {_MAX_DEPTH} deep")
+                raise self.error(f"parentheses are nested more than {_MAX_DEPTH} deep")
             parts = [self.product()]
             while self.peek("+"):
                 self.expect("+")
