@@ -1,0 +1,145 @@
+"""A traced network as a flat stream of operations, whatever front end recorded it.
+
+A ``Program`` is pure: ``run`` is a function of its sources. Rules read it, ``verify`` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The value number ``index`` of a program, as it stands in the arguments of an operation."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A value that no operation makes.
+
+    ``kind`` is ``parameter``, ``buffer``, ``constant`` or ``input``. ``value`` is the real tensor
+    of a buffer or constant and the example of an input; parameters have none, only a shape.
+    """
+
+    ref: Ref
+    kind: str
+    name: str
+    shape: Shape
+    dtype: torch.dtype
+    value: Tensor | None = field(default=None, compare=False)
+    persistent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation.
+
+    ``name`` is ``namespace.op.overload``; ``shapes`` has the shape of each output (None where an
+    output is no tensor), ``many`` tells a tuple of outputs from a single one; ``where`` is the
+    source line, ``module`` the path of the module and ``inside`` all (path, class) around it.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    out: Ref
+    shapes: tuple[Shape | None, ...]
+    many: bool = False
+    mutates: bool = False
+    where: str = ""
+    module: str = ""
+    inside: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The name without overload and without the underscore of an in-place variant."""
+        namespace, op = (self.name.split(".") + [""])[:2]
+        return f"{namespace}.{op.rstrip('_') if self.mutates else op}"
+
+    @property
+    def title(self) -> str:
+        """How reports call this operation: ``linear (fc1)``."""
+        short = self.family.removeprefix("aten.")
+        return f"{short} ({self.module})" if self.module else short
+
+    def refs(self) -> list[Ref]:
+        """The values among the arguments, in order."""
+        return list(refs_in((self.args, dict(self.kwargs))))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Sources, operations in order, and outputs with their names.
+
+    ``tensors`` lists name → (shape, dtype) of every floating tensor of the module's state;
+    ``aliases`` maps tied names to the name that owns the values.
+    """
+
+    sources: tuple[Source, ...]
+    ops: tuple[Op, ...]
+    outputs: tuple[tuple[str, Ref], ...]
+    tensors: Mapping[str, tuple[Shape, torch.dtype]]
+    aliases: Mapping[str, str]
+
+    def run(
+        self, values: Mapping[str, Tensor], call: Callable[[Op, tuple, dict], Any] | None = None
+    ) -> list[Any]:
+        """Outputs for these source values, by name (clones are fed: nothing given is changed).
+
+        ``call`` may replace how one operation is run. Sources that ``values`` lacks take their
+        recorded value.
+        """
+        env: dict[int, Any] = {}
+        for source in self.sources:
+            value = values.get(source.name, source.value)
+            env[source.ref.index] = value.clone() if isinstance(value, Tensor) else value
+        for op in self.ops:
+            args, kwargs = substitute((op.args, dict(op.kwargs)), lambda r: env[r.index])
+            env[op.out.index] = (
+                call(op, args, kwargs) if call else op.function(*args, **kwargs)
+            )
+        return [env[ref.index] for _, ref in self.outputs]
+
+    def live(self) -> frozenset[int]:
+        """Numbers of the values that some output depends on."""
+        live = {ref.index for _, ref in self.outputs}
+        for op in reversed(self.ops):
+            refs = [ref.index for ref in op.refs()]
+            if op.out.index in live or (op.mutates and live.intersection(refs)):
+                live.update(refs)
+        return frozenset(live)
+
+
+def refs_in(tree: Any) -> Iterator[Ref]:
+    """All refs in a tree of arguments."""
+    if isinstance(tree, Ref):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for part in tree:
+            yield from refs_in(part)
+    elif isinstance(tree, dict):
+        yield from refs_in(list(tree.values()))
+
+
+def substitute(tree: Any, function: Callable[[Ref], Any]) -> Any:
+    """The tree with each ref replaced by ``function(ref)``."""
+    if isinstance(tree, Ref):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: substitute(part, function) for key, part in tree.items()}
+    if isinstance(tree, slice):
+        return tree
+    if isinstance(tree, (tuple, list)):
+        parts = [substitute(part, function) for part in tree]
+        return tuple(parts) if isinstance(tree, tuple) else parts
+    return tree
