@@ -20,7 +20,7 @@ class Occ:
     """One place where a group stands.
 
     ``bases`` are the labels that the group is fibred over; ``at`` names the axis that holds them
-    where the nearest-digit rule of SPACE.md would not find them; ``exponent`` says how an element
+    where the nearest-digit rule would not find them; ``exponent`` says how an element
     acts here (1 as it is, -1 contragredient, 0 inert).
     """
 
@@ -79,5 +79,6 @@ def tidy(axis: Axis) -> Axis:
         return axis
     parts: list[Axis] = []
     for part in map(tidy, axis.parts):
-        parts += part.parts if isinstance(part, (Prod, Sum)) and type(part) is type(axis) else (part,)
+        nested = isinstance(part, (Prod, Sum)) and type(part) is type(axis)
+        parts += part.parts if nested else (part,)
     return parts[0] if len(parts) == 1 else type(axis)(tuple(parts))

@@ -1,6 +1,6 @@
 """GroupElement: one permutation table per group, with values for signed and positive groups.
 
-Convention (SPACE.md, "Action"): ``new[i] = value[i]**e * old[table[i]]``, and the digits of the
+Convention (card `weight-space`, "Action"): ``new[i] = value[i]**e * old[table[i]]``, and the digits of the
 *output* index choose the row of a fibred table.
 """
 

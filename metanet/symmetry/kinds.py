@@ -1,4 +1,4 @@
-"""Kinds of groups and their meet (SPACE.md, "Kinds").
+"""Kinds of groups and their meet (card `weight-space`, "Kinds").
 
 ``S`` permutations; ``signed`` and ``positive`` permutations with signs or positive scales;
 ``O`` and ``GL`` orthogonal and general linear maps; ``rope`` one complex scalar per pair;

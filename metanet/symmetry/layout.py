@@ -141,7 +141,7 @@ def resolve(
 def _base(
     base: str, occ: Occ, position: int, owners: list[int], labels: list[str | None], tensor: str
 ) -> int:
-    """Position of the base digit by the nearest-digit rule of SPACE.md."""
+    """Position of the base digit by the nearest-digit rule."""
     own = owners[position]
     here = [i for i, label in enumerate(labels) if label == base and i != position]
     if occ.at is not None and occ.at != own:

@@ -1,4 +1,4 @@
-"""The structural normal form of an axis (SPACE.md, "Normal form").
+"""The structural normal form of an axis (see the card `weight-space`, "Normal form").
 
 An axis is first written as a list of *terms*, the summands of a direct sum. A term is
 ``(k, body)``: ``k`` private fixed digits in front of a body that never begins with a fixed digit.

@@ -1,4 +1,4 @@
-"""WeightSpace: named tensors whose axes carry typed groups (SPACE.md).
+"""WeightSpace: named tensors whose axes carry typed groups (card `weight-space`).
 
 Small, immutable, hashable, without tensors and without torch. Two spaces are equal when their
 normal forms are: labels, reasons, status, dtypes and meta do not count.
@@ -209,7 +209,7 @@ class WeightSpace:
         """Read the text form.
 
         Args:
-            text: see SPACE.md.
+            text: see the card `weight-space`.
             shapes: a checkpoint, or name → shape; then group lines may be left out and the sizes
                 are solved.
 

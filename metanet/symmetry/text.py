@@ -1,4 +1,4 @@
-"""The text form of a space (SPACE.md, "Text"): a recursive-descent parser and a printer."""
+"""The text form of a space (card `weight-space`): a recursive-descent parser and a printer."""
 
 from __future__ import annotations
 
