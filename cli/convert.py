@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .files import write
 from .options import Force, Json, Out, Quiet, Source
 from .output import Sink
 
@@ -14,9 +15,13 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Write any readable checkpoint as safetensors; no code in it is ever run."""
-    from metanet.checkpoint import convert as to_safetensors
+    import metanet
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("converting"):
-        to_safetensors(source, out, force=force)
-    sink.result({"out": out, "source": source}, str(out))
+        checkpoint = metanet.open(source)
+        written = write(out, checkpoint.convert, force=force)
+    sink.said(written, out)
+    document = {"out": out, "source": checkpoint.source.uri, "n_tensors": len(checkpoint.names),
+                "n_parameters": checkpoint.n_parameters}
+    sink.result(document, str(out))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Arch, Json, Quiet, Source, Spec
+from .options import Arch, Json, Quiet, Source, Spec, need_space
 from .output import Sink, safe
 
 
@@ -20,10 +20,9 @@ def explain(
     quiet: Quiet = False,
 ) -> None:
     """Say which groups act on one axis of a tensor, and why the rest of it is frozen."""
+    need_space(arch, spec)
     from metanet.symmetry import resolve
 
-    if arch is None and spec is None:
-        raise typer.BadParameter("name the architecture with --arch, or the space with --spec")
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("tracing"):
         resolved = resolve(source, arch=arch, spec=spec)

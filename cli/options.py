@@ -20,3 +20,9 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite a different file
 Seed = Annotated[int, typer.Option("--seed", metavar="INT", help="Seed of all that is random.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No prose on stderr.")]
+
+
+def need_space(arch: str | None, spec: Path | None) -> None:
+    """A usage error where a command needs the symmetry and nobody said which it is."""
+    if arch is None and spec is None:
+        raise typer.BadParameter("name the architecture with --arch, or the space with --spec")

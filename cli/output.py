@@ -55,6 +55,10 @@ class Sink:
         if not self.quiet:
             _write(sys.stderr, text)
 
+    def said(self, written: bool, out: Path) -> None:
+        """Prose about a file: written, or found there with the same bytes."""
+        self.say(f"{'wrote' if written else 'already there, the same bytes:'} {out}")
+
     @contextmanager
     def progress(self, label: str) -> Iterator[None]:
         """A spinner while the body runs, on a terminal; nothing in a pipe."""

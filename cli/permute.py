@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from .files import write
-from .options import Arch, Force, Json, Out, Quiet, Seed, Source, Spec
+from .options import Arch, Force, Json, Out, Quiet, Seed, Source, Spec, need_space
 from .output import Sink
 
 
@@ -20,11 +18,10 @@ def permute(
     quiet: Quiet = False,
 ) -> None:
     """Apply a random element of the group and write the equivalent checkpoint as safetensors."""
+    need_space(arch, spec)
     from metanet.checkpoint import write_safetensors
     from metanet.symmetry import resolve
 
-    if arch is None and spec is None:
-        raise typer.BadParameter("name the architecture with --arch, or the space with --spec")
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("permuting"):
         resolved = resolve(source, arch=arch, spec=spec)
@@ -34,7 +31,7 @@ def permute(
                   "metanet.space": space.digest}
         written = write(out, lambda path: write_safetensors(
             moved, path, metadata=origin, aliases=checkpoint.aliases), force=force)
-    sink.say(f"{'wrote' if written else 'already there, the same bytes:'} {out}")
+    sink.said(written, out)
     document = {"out": out, "source": str(checkpoint.source.uri), "arch": resolved.arch,
                 "seed": seed, "groups": len(space.groups), "n_tensors": len(moved)}
     sink.result(document, str(out))
