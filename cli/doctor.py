@@ -15,7 +15,7 @@ from .output import Sink, safe, table
 
 def doctor(
     source: Annotated[Optional[str], typer.Argument(  # noqa: UP045
-        metavar="[SRC]", help="Checkpoint to look at too.")] = None,
+        metavar="SRC", help="Checkpoint to look at too.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -15,7 +15,7 @@ LIBRARY = python_files("metanet", "cli", "zoo")
 FOREIGN = re.compile("|".join(
     ["/wo" "rk/", "/fa" "rm/", "bash" "_jobs", "sub" "agent", r"\.lib" "rary", "shared/" "design",
      "before" "-stop"]), re.IGNORECASE)
-LEFTOVER = re.compile("TO" "DO|FIX" "ME|X" "XX:")
+LEFTOVER = re.compile("# *TO" "DO|TO" "DO:|FIX" "ME|X" "XX:|NotImplemented" "Error")
 
 
 def functions(path: str) -> list[tuple[str, int]]:
@@ -49,8 +49,9 @@ def test_commands_are_thin(path: str) -> None:
 
 @pytest.mark.parametrize("path", LIBRARY)
 def test_postponed_annotations(path: str) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
-    assert "from __future__ import annotations" in text or "import" not in text
+    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    code = [node for node in body if not isinstance(node, ast.Expr)]
+    assert not code or ast.unparse(code[0]) == "from __future__ import annotations"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "pyproject.toml", ".ci/run"])
