@@ -26,7 +26,7 @@ from metanet.errors import TraceError
 _BATCHES = (2, 3, 5, 7, 11)
 _LAYERS = 6  # how many first layers are asked before giving up
 _IMAGES = ((16, 24), (32, 40), (64, 48), (28, 28), (32, 32), (64, 64), (224, 224))
-_SIDES = tuple(range(4, 64)) + (84, 96, 112, 128, 160, 192, 227, 240, 256, 299, 384)
+_SIDES = (*range(4, 64), 84, 96, 112, 128, 160, 192, 227, 240, 256, 299, 384)
 
 Candidate = tuple[Tensor, ...]
 
@@ -218,7 +218,7 @@ def _dims(norm: nn.Module) -> int:
 
 def _transformers(module: nn.Module, config: Any) -> Iterator[tuple[Any, ...]]:
     """Inputs of a transformers model, by the name of its main input."""
-    name = module.main_input_name
+    name = str(module.main_input_name)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     vocab = getattr(text, "vocab_size", None)
     if name == "input_ids" and isinstance(vocab, int):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
+from metanet.checkpoint.names import natural_key, some
 from metanet.errors import SpaceMismatch, TraceError
-from metanet.trace.archs.header import Header, Shape, natural, quoted
+from metanet.trace.archs.header import Header, Shape, quoted
 
 _FIRST = re.compile(r"(^|[._])(in|inp|input|first|embed|stem)([._0-9]|$)", re.IGNORECASE)
 _LAST = re.compile(r"(^|[._])(out|output|last|final|head|classifier)([._0-9]|$)", re.IGNORECASE)
@@ -57,11 +59,11 @@ def collect(header: Header, what: str, ndims: tuple[int, ...]) -> list[Layer]:
                 )
     extra = [name for name in header.shapes if name not in used]
     if extra or not layers:
-        odd = f"tensor {quoted(extra[0])} of shape {header.shapes[extra[0]]}" if extra else "no tensor"
-        raise TraceError(
-            f"{header.source} is not {what}: {odd} is "
-            f"{'not part of one' if extra else 'there'}; write a factory: --arch file.py:factory"
-        )
+        odd = "it has no weights"
+        if extra:
+            odd = f"tensor {quoted(extra[0])} of shape {header.shapes[extra[0]]} is not part of one"
+        raise TraceError(f"{header.source} is not {what}: {odd}; write a factory: --arch "
+                         "file.py:factory")
     return layers
 
 
@@ -76,7 +78,7 @@ def ordered(layers: list[Layer], what: str) -> list[Layer]:
         SpaceMismatch: numbered layers do not chain.
         TraceError: no chain, or several.
     """
-    layers = sorted(layers, key=lambda layer: natural(layer.prefix))
+    layers = sorted(layers, key=lambda layer: natural_key(layer.prefix))
     if len({layer.stem for layer in layers}) == 1:
         _check_links(layers, what)
         return layers
@@ -86,7 +88,7 @@ def ordered(layers: list[Layer], what: str) -> list[Layer]:
         found = hinted or found
     if len(found) == 1:
         return found[0]
-    names = ", ".join(quoted(layer.prefix) for layer in layers[:8])
+    names = some([layer.prefix for layer in layers], 8)
     raise TraceError(
         f"the layers {names} can be chained by their shapes in "
         f"{'more than one order' if found else 'no order'}, so this is not {what} that can be "
@@ -95,7 +97,7 @@ def ordered(layers: list[Layer], what: str) -> list[Layer]:
 
 
 def _check_links(layers: list[Layer], what: str) -> None:
-    for before, after in zip(layers[:-1], layers[1:], strict=True):
+    for before, after in pairwise(layers):
         if not _feeds(before, after):
             expected = (after.shape[0], before.shape[0], *after.shape[2:])
             raise SpaceMismatch(

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from metanet.checkpoint.names import natural_sorted, printable, some
 from metanet.errors import SpaceMismatch, TraceError
 
 Shape = tuple[int, ...]
 
 
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that orders ``layer2`` before ``layer10``; total on any set of names."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((1, int(p), p) if p.isdecimal() and p.isascii() else (0, 0, p) for p in parts)
-
-
 def quoted(name: object) -> str:
-    """A name from a file, made safe to print: control characters escaped, at most 200 long."""
-    text = repr(str(name))
-    return text if len(text) <= 200 else f"{text[:196]}...'"
+    """A name from a file or a command line, safe to print, in quotes."""
+    return repr(printable(name, 200))
 
 
 @dataclass(frozen=True)
@@ -49,15 +42,16 @@ class Header:
                 f"{type(checkpoint).__name__}; open the file with metanet.open first"
             )
         shapes = {name: tuple(checkpoint.shape(name)) for name in checkpoint.names}
-        source = str(getattr(getattr(checkpoint, "source", None), "uri", "the checkpoint"))
-        return cls._sorted(shapes, getattr(checkpoint, "metadata", None) or {}, source)
+        source = getattr(getattr(checkpoint, "source", None), "uri", "the checkpoint")
+        return cls._sorted(shapes, getattr(checkpoint, "metadata", None) or {},
+                           printable(source, 200))
 
     @classmethod
     def _sorted(
         cls, shapes: Mapping[str, Shape], metadata: Mapping[str, Any] | None = None,
         source: str = "the checkpoint",
     ) -> Header:
-        ordered = {name: shapes[name] for name in sorted(shapes, key=natural)}
+        ordered = {name: shapes[name] for name in natural_sorted(shapes)}
         return cls(ordered, metadata or {}, source)
 
     def __contains__(self, name: str) -> bool:
@@ -84,9 +78,7 @@ class Header:
 
     def preview(self, count: int = 6) -> str:
         """The first few names, for error messages."""
-        names = [quoted(name) for name in list(self.shapes)[:count]]
-        rest = len(self.shapes) - len(names)
-        return (", ".join(names) or "no tensors") + (f" and {rest} more" if rest > 0 else "")
+        return some(self.shapes, count) or "no tensors"
 
 
 def _shape_of(value: Any) -> Shape:

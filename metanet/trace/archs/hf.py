@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from metanet.checkpoint.names import printable
 from metanet.errors import TraceError
 from metanet.trace.archs.header import quoted
 from metanet.trace.archs.real import meta_parameters
@@ -21,18 +22,23 @@ from metanet.trace.inputs import synthesise
 
 _MAX_BYTES = 1 << 20
 _MAX_LAYERS = 4096
-_REFUSED = ("quantization_config",)
+_MAX_POSITIONS = 1 << 26  # tables of positions are real buffers
+_REFUSED = {
+    "quantization_config": "quantised weights are packed, they have no axes to permute; use the "
+                           "unquantised model",
+    "backbone": "it would be looked up on the Hub; write a factory: --arch file.py:factory",
+}
 _DROPPED = frozenset({
     "auto_map", "custom_pipelines", "torch_dtype", "dtype", "_attn_implementation",
     "attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
     "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
-    "use_kernels", "_name_or_path", "name_or_path",
+    "use_kernels", "use_pretrained_backbone", "_name_or_path", "name_or_path",
 })
 
 
 @architecture("hf", argument="FOLDER")
 def hf_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The transformers model that ``FOLDER/config.json`` describes, without cache, with SDPA."""
+    """The transformers model of ``FOLDER/config.json``, without cache, with SDPA if it can."""
     path = Path(request.argument).expanduser()
     path = path / "config.json" if path.is_dir() else path
     raw = _read(path)
@@ -42,7 +48,7 @@ def hf_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
         raise TraceError(f"{quoted(path)}: model_type {quoted(kind)} is not one that transformers "
                          "knows; write a factory: --arch file.py:factory")
     class_name = _class_name(auto, kind, raw.get("architectures"), path)
-    module = _create(auto, kind, class_name, raw, path)
+    module = _create(kind, class_name, raw, path)
     return module, synthesise(module)
 
 
@@ -80,11 +86,11 @@ def _clean(value: Any, path: Path) -> Any:
     if not isinstance(value, dict):
         return value
     for key, item in value.items():
-        if key in _REFUSED:
-            raise TraceError(f"{quoted(path)} has {key}: quantised weights are packed, they have "
-                             "no axes to permute; use the unquantised model")
-        if "layers" in key and isinstance(item, int) and item > _MAX_LAYERS:
-            raise TraceError(f"{quoted(path)}: {quoted(key)} = {item} is above {_MAX_LAYERS}")
+        if key in _REFUSED and item is not None:
+            raise TraceError(f"{quoted(path)} has {key}: {_REFUSED[key]}")
+        limit = _MAX_LAYERS if "layer" in key else _MAX_POSITIONS if "position" in key else None
+        if limit and isinstance(item, (int, float)) and item > limit:
+            raise TraceError(f"{quoted(path)}: {quoted(key)} = {item} is above {limit}")
     return {key: _clean(item, path) for key, item in value.items() if key not in _DROPPED}
 
 
@@ -107,18 +113,20 @@ def _class_name(auto: Any, kind: str, wanted: Any, path: Path) -> str:
     return chosen
 
 
-def _create(auto: Any, kind: str, class_name: str, raw: dict[str, Any], path: Path) -> nn.Module:
+def _create(kind: str, class_name: str, raw: dict[str, Any], path: Path) -> nn.Module:
     import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        config = auto.CONFIG_MAPPING[kind].from_dict({**raw, "model_type": kind})
+        config = CONFIG_MAPPING[kind].from_dict({**raw, "model_type": kind})
         _no_cache(config)
         with meta_parameters():
             cls = getattr(transformers, class_name)
-            module: nn.Module = cls._from_config(config, attn_implementation="sdpa")
+            attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
+            module: nn.Module = cls._from_config(config, attn_implementation=attention)
     except Exception as error:
         raise TraceError(f"transformers cannot build {class_name} from {quoted(path)}: "
-                         f"{type(error).__name__}: {error}") from error
+                         f"{type(error).__name__}: {printable(error, 400)}") from error
     return module.eval()
 
 

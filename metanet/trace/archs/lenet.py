@@ -39,11 +39,12 @@ class LeNet(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         for layer, padding in zip(plan.convs, plan.padding, strict=True):
-            outs, ins, *kernel = layer.shape
-            conv = nn.Conv2d(ins, outs, tuple(kernel), padding=padding, bias=layer.bias)
+            outs, ins, side, _ = layer.shape
+            conv = nn.Conv2d(ins, outs, side, padding=padding, bias=layer.bias)
             place(self, layer.prefix, conv)
         for layer in plan.linears:
-            place(self, layer.prefix, nn.Linear(*layer.shape[::-1], layer.bias))
+            outs, ins = layer.shape
+            place(self, layer.prefix, nn.Linear(ins, outs, layer.bias))
         # underscored, because names of the file share this namespace
         self._convs_ = [layer.prefix for layer in plan.convs]
         self._linears_ = [layer.prefix for layer in plan.linears]

@@ -18,7 +18,8 @@ from metanet.trace.archs.real import compare, drop_absent_counters
 class Built:
     """A module in eval mode whose state has exactly the checkpoint's names and shapes.
 
-    Parameters are on the meta device, buffers are real. ``load`` gives the module real weights.
+    Parameters are on the meta device (those of a user's factory stay as they are), buffers are
+    real. ``load`` gives the module real weights.
     """
 
     module: nn.Module
@@ -52,30 +53,26 @@ Builder = Callable[[Request], tuple[nn.Module, tuple[Any, ...]]]
 class _Entry:
     builder: Builder
     argument: str
-    exact: bool
 
 
 _REGISTRY: dict[str, _Entry] = {}
 _USER = "file.py:factory"
 
 
-def architecture(
-    *labels: str, argument: str = "", exact: bool = True
-) -> Callable[[Builder], Builder]:
+def architecture(*labels: str, argument: str = "") -> Callable[[Builder], Builder]:
     """Register a builder under one or more names.
 
     Args:
         labels: names, as typed after ``--arch``.
         argument: what may follow a colon, for ``names()`` and messages, such as ``NAME``
             (mandatory) or ``[ACTIVATION]`` (optional); empty where nothing may.
-        exact: whether names and shapes of the built module are checked against the file.
     """
 
     def register(builder: Builder) -> Builder:
         for label in labels:
             if label in _REGISTRY or ":" in label:
                 raise TraceError(f"architecture name {label!r} is taken or contains a colon")
-            _REGISTRY[label] = _Entry(builder, argument, exact)
+            _REGISTRY[label] = _Entry(builder, argument)
         return builder
 
     return register
@@ -103,7 +100,7 @@ def build(arch: str, checkpoint: Any = None) -> Built:
     entry, request = _resolve(arch, header)
     module, example_inputs = entry.builder(request)
     module.eval()
-    if header is not None and entry.exact:
+    if header is not None:
         drop_absent_counters(module, header)
         compare(module, header, arch)
     return Built(module, example_inputs, arch)
@@ -114,9 +111,8 @@ def _resolve(arch: str, header: Header | None) -> tuple[_Entry, Request]:
     if path.endswith(".py"):
         from metanet.trace.archs.user import from_file
 
-        return _Entry(lambda request: from_file(path, factory), "", True), Request(
-            arch, factory, header)
-    name, colon, argument = arch.partition(":")
+        return _Entry(lambda _: from_file(path, factory), ""), Request(arch, "", header)
+    name, _, argument = arch.partition(":")
     if name not in _REGISTRY:
         raise TraceError(_unknown(arch, name))
     entry = _REGISTRY[name]

@@ -71,8 +71,8 @@ class CifarResNet(nn.Module):
         stem, top = stages[0][0].ins, stages[-1][-1].outs
         self.conv1 = nn.Conv2d(images, stem, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
-        for i, stage in enumerate(stages, 1):
-            self.add_module(f"layer{i}", nn.Sequential(*map(BasicBlock, stage)))
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(*map(BasicBlock, stage)) for stage in stages)
         self.add_module(head, nn.Linear(top, classes))
         self._head_ = head
 
