@@ -25,7 +25,8 @@ MOMENTS = frozenset({
     "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg",
     "acc_delta", "exp_inf", "param_groups",
 })
-_MAX_TENSORS = 1_000_000
+_MAX_NODES = 400_000
+_MAX_REPEATS = 1_000  # a container that is met again and again is a bomb, not a network
 _MAX_DEPTH = 64
 PREFIXES = ("module.", "_orig_mod.")
 
@@ -75,15 +76,16 @@ class Search:
             self.saw_optimizer = True
             return False
         if id(node) not in self.holds:
-            self.holds[id(node)] = any([self.has_tensors(v, k) for k, v in _items(node)])
+            self.holds[id(node)] = any(
+                self.has_tensors(v, k) for k, v in _items(node))
         return self.holds[id(node)]
 
     def has_dots(self, node: Any) -> bool:
         """Whether tensors under ``node`` have dotted keys, as state dicts have."""
         if id(node) not in self.dotted:
             self.dotted[id(node)] = any(
-                [("." in str(k) if isinstance(v, TensorInfo) else self.has_dots(v))
-                 for k, v in _items(node)])
+                "." in str(k) if isinstance(v, TensorInfo) else self.has_dots(v)
+                for k, v in _items(node))
         return self.dotted[id(node)]
 
     def has_matrix(self, node: Any) -> bool:
@@ -91,12 +93,13 @@ class Search:
         if isinstance(node, TensorInfo):
             return len(node.shape) > 1 and is_floating(node.dtype)
         if id(node) not in self.matrix:
-            self.matrix[id(node)] = any([self.has_matrix(v) for _, v in _items(node)])
+            self.matrix[id(node)] = any(self.has_matrix(v) for _, v in _items(node))
         return self.matrix[id(node)]
 
     def descend(self) -> Path_:
         """Keys from the root to the state dict."""
-        node, trail = self.tree, ()
+        node: Any = self.tree
+        trail: Path_ = ()
         while (step := self.step(node, trail)) is not None:
             trail = (*trail, step)
             node = node[step]
@@ -123,28 +126,32 @@ class Search:
         raise self.ambiguous(trail, [k for k, _ in inner])
 
     def ambiguous(self, trail: Path_, keys: list[Any]) -> CheckpointError:
+        """The refusal that offers the parts under ``trail`` by name."""
         names = [".".join(map(str, (*trail, key))) for key in keys]
         return refusal(self.where, f"it holds several state dicts: {some(names, 20)}",
                        f"Choose one: open(src, key={printable(names[0], 80)!r})")
 
     def flatten(self, node: Any, trail: Path_) -> Iterator[tuple[str, Path_, TensorInfo]]:
         """(dotted name, keys, info) for every tensor under ``node``."""
-        budget = _MAX_TENSORS
+        budget, repeats, seen = _MAX_NODES, _MAX_REPEATS, set[int]()
         todo: list[tuple[tuple[str, ...], Path_, Any]] = [((), trail, node)]
         while todo:
             words, keys, item = todo.pop()
             budget -= 1
-            if budget < 0 or len(words) > _MAX_DEPTH:
+            repeats -= id(item) in seen
+            if budget < 0 or repeats < 0 or len(words) > _MAX_DEPTH:
                 raise refusal(self.where, "its data is too large or too deeply nested",
                               "Save a flat state dict")
             if isinstance(item, TensorInfo):
                 yield ".".join(words), keys, item
             elif self.has_tensors(item, keys[-1] if keys else ""):
+                seen.add(id(item))
                 todo.extend(((*words, str(k)), (*keys, k), v) for k, v in _items(item))
 
     def offers(self) -> list[str]:
         """Names of the containers with tensors, for messages."""
-        out, todo = [], [((), self.tree)]
+        out: list[str] = []
+        todo: list[tuple[Path_, Any]] = [((), self.tree)]
         while todo and len(out) < 200:
             trail, node = todo.pop(0)
             for key, item in _items(node):

@@ -9,7 +9,8 @@ from typing import Any
 from metanet.checkpoint.checkpoint import Checkpoint
 from metanet.checkpoint.folder import open_file, open_folder
 from metanet.checkpoint.hub import SCHEME, open_hub
-from metanet.checkpoint.problems import refusal
+from metanet.checkpoint.names import printable
+from metanet.checkpoint.problems import guarded, refusal
 
 
 def open(src: Any, key: str | None = None) -> Checkpoint:
@@ -31,12 +32,15 @@ def open(src: Any, key: str | None = None) -> Checkpoint:
             raise refusal(src.source.uri, "it is open already; key comes too late",
                           "Pass key when opening the file")
         return src
-    if isinstance(src, str) and src.startswith(SCHEME):
-        content, commit = open_hub(src)
-        return Checkpoint(content, src, commit, key)
-    if isinstance(src, str | os.PathLike):
+    named = isinstance(src, str | os.PathLike)
+    where = printable(os.fspath(src), 300) if named else "memory"
+    with guarded(where, "opening it", "Check the path and the file"):
+        if not named:
+            return _open_object(src, key)
+        if isinstance(src, str) and src.startswith(SCHEME):
+            content, commit = open_hub(src)
+            return Checkpoint(content, src, commit, key)
         return _open_path(src, key)
-    return _open_object(src, key)
 
 
 def _open_path(src: str | os.PathLike[Any], key: str | None) -> Checkpoint:
@@ -51,5 +55,4 @@ def _open_path(src: str | os.PathLike[Any], key: str | None) -> Checkpoint:
 def _open_object(src: Any, key: str | None) -> Checkpoint:
     from metanet.checkpoint.memory import open_memory
 
-    content = open_memory(src)
-    return Checkpoint(content, "memory:", None, key)
+    return Checkpoint(open_memory(src), "memory:", None, key)

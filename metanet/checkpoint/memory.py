@@ -55,6 +55,9 @@ def open_memory(value: Any) -> Content:
     import torch
 
     module = isinstance(value, torch.nn.Module)
+    if not module and not isinstance(value, Mapping | list | tuple):
+        raise refusal("memory", f"a {type(value).__name__} is no checkpoint",
+                      "Give a path, a state dict or a module")
     root = value.state_dict() if module else value
 
     def read(where: Path_) -> Tensor:
@@ -64,7 +67,8 @@ def open_memory(value: Any) -> Content:
         if found.device.type == "meta":
             raise refusal("memory", "the tensor is on the meta device and has no values",
                           "Load the weights first")
-        return found
+        tensor: Tensor = found
+        return tensor
 
     label = "module" if module else "mapping"
     return Content(_outline(root, ()), read, (), f"{label} in memory")

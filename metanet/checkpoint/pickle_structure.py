@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from metanet.checkpoint.info import Opaque
 
-# Shown to last about two seconds at worst; a tensor takes about 30 opcodes.
-MAX_OPS = 1_000_000
+# Less than two seconds at worst; a tensor takes about 30 opcodes.
+MAX_OPS = 800_000
 
 _STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
@@ -42,9 +42,17 @@ _SPECIAL = {
 class Stream(Protocol):
     """What pickletools reads from."""
 
-    def read(self, size: int = ..., /) -> bytes: ...
-    def readline(self) -> bytes: ...
-    def tell(self) -> int: ...
+    def read(self, size: int = ..., /) -> bytes:
+        """At most ``size`` bytes."""
+        ...
+
+    def readline(self) -> bytes:
+        """Bytes up to and including the next newline."""
+        ...
+
+    def tell(self) -> int:
+        """The current position."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class View:
     dtype: str
 
 
-class Refused(ValueError):  # noqa: N818 - reads better where it is raised
+class Refused(ValueError):
     """The pickle needs something that plain data and tensors do not."""
 
 
@@ -196,20 +204,20 @@ class Interpreter:
             elif name == "STOP":
                 return self.stack.pop()
             else:
-                _HANDLERS.get(name, Interpreter.refuse)(self, arg)
+                _HANDLERS.get(name, Interpreter._refuse)(self, arg)
         raise Refused("a pickle without an end")
 
     def _ops(self) -> Iterator[tuple[Any, Any, Any]]:
         for item in pickletools.genops(self.stream):  # type: ignore[arg-type]
             self.left -= 1
             if self.left < 0:
-                raise Refused("a pickle of more than a million steps")
+                raise Refused(f"more than {MAX_OPS} steps")
             yield item
 
-    def refuse(self, _arg: Any) -> None:
+    def _refuse(self, _arg: Any) -> None:
         raise Refused("an opcode that torch never writes")
 
-    def popmark(self) -> list[Any]:
+    def _popmark(self) -> list[Any]:
         for index in range(len(self.stack) - 1, -1, -1):
             if self.stack[index] is _Mark:
                 items = self.stack[index + 1:]
@@ -217,27 +225,27 @@ class Interpreter:
                 return items
         raise Refused("a mark is missing")
 
-    def find(self, module: str, name: str) -> None:
+    def _find(self, module: str, name: str) -> None:
         full = f"{_PY2.get(module, module)}.{name}"
         special = _SPECIAL.get(name) if module == "torch._utils" else None
         if special is not None:
             raise Refused(special)
-        if full not in CALLS and full not in _INERT and not _PLAIN_TORCH.fullmatch(full):
-            if full not in self.unknown:
-                self.unknown.append(full)
+        known = full in CALLS or full in _INERT or _PLAIN_TORCH.fullmatch(full)
+        if not known and full not in self.unknown:
+            self.unknown.append(full)
         self.stack.append(Opaque(full))
 
-    def on_global(self, arg: str) -> None:
+    def _on_global(self, arg: str) -> None:
         module, _, name = arg.partition(" ")
-        self.find(module, name)
+        self._find(module, name)
 
-    def on_stack_global(self, _arg: Any) -> None:
+    def _on_stack_global(self, _arg: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise Refused("a global without a name")
-        self.find(module, name)
+        self._find(module, name)
 
-    def call(self, func: Any, args: Any) -> Any:
+    def _call(self, func: Any, args: Any) -> Any:
         if not isinstance(func, Opaque) or not isinstance(args, tuple):
             raise Refused("a call of something that is no function")
         if func.name in CALLS:
@@ -246,56 +254,56 @@ class Interpreter:
             return Opaque(func.name)
         raise Refused(f"a call of {func.name}")
 
-    def on_reduce(self, _arg: Any) -> None:
+    def _on_reduce(self, _arg: Any) -> None:
         args = self.stack.pop()
-        self.stack.append(self.call(self.stack.pop(), args))
+        self.stack.append(self._call(self.stack.pop(), args))
 
-    def on_newobj_ex(self, _arg: Any) -> None:
+    def _on_newobj_ex(self, _arg: Any) -> None:
         self.stack.pop()
-        self.on_reduce(None)
+        self._on_reduce(None)
 
-    def on_build(self, _arg: Any) -> None:
+    def _on_build(self, _arg: Any) -> None:
         """State of an OrderedDict or of an unknown object is dropped; of a tensor, refused."""
         self.stack.pop()
         if isinstance(self.stack[-1], View | Storage):
             raise Refused("a tensor whose state is set anew")
 
-    def on_inst(self, arg: str) -> None:
-        items = self.popmark()
-        self.on_global(arg)
-        self.stack.append(self.call(self.stack.pop(), tuple(items)))
+    def _on_inst(self, arg: str) -> None:
+        items = self._popmark()
+        self._on_global(arg)
+        self.stack.append(self._call(self.stack.pop(), tuple(items)))
 
-    def on_obj(self, _arg: Any) -> None:
-        items = self.popmark()
-        self.stack.append(self.call(items[0], tuple(items[1:])))
+    def _on_obj(self, _arg: Any) -> None:
+        items = self._popmark()
+        self.stack.append(self._call(items[0], tuple(items[1:])))
 
-    def on_setitems(self, _arg: Any) -> None:
-        items = self.popmark()
-        self.fill(items)
+    def _on_setitems(self, _arg: Any) -> None:
+        items = self._popmark()
+        self._fill(items)
 
-    def on_setitem(self, _arg: Any) -> None:
+    def _on_setitem(self, _arg: Any) -> None:
         items = self.stack[-2:]
         del self.stack[-2:]
-        self.fill(items)
+        self._fill(items)
 
-    def fill(self, items: list[Any]) -> None:
+    def _fill(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, dict) and len(items) % 2 == 0:
             target.update(zip(items[::2], items[1::2], strict=True))
         elif not isinstance(target, Opaque):
             raise Refused("items set on something that is no dict")
 
-    def extend(self, items: list[Any]) -> None:
+    def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
         elif not isinstance(target, Opaque):
             raise Refused("items appended to something that is no list")
 
-    def on_put(self, arg: int) -> None:
+    def _on_put(self, arg: int) -> None:
         self.memo[arg] = self.stack[-1]
 
-    def on_tuple(self, size: int) -> None:
+    def _on_tuple(self, size: int) -> None:
         items = tuple(self.stack[-size:])
         if len(items) != size or _Mark in items:
             raise Refused("a tuple without its items")
@@ -328,34 +336,34 @@ _HANDLERS: dict[str, Callable[[Interpreter, Any], None]] = {
     "EMPTY_TUPLE": _push(lambda m: ()),
     "EMPTY_SET": _push(lambda m: []),
     "DUP": _push(lambda m: m.stack[-1]),
-    "TUPLE": _push(lambda m: tuple(m.popmark())),
-    "LIST": _push(lambda m: m.popmark()),
-    "FROZENSET": _push(lambda m: m.popmark()),
-    "DICT": _push(lambda m: _pairs(m.popmark())),
-    "TUPLE1": lambda m, a: m.on_tuple(1),
-    "TUPLE2": lambda m, a: m.on_tuple(2),
-    "TUPLE3": lambda m, a: m.on_tuple(3),
-    "POP": lambda m, a: m.stack.pop() and None,
-    "POP_MARK": lambda m, a: m.popmark() and None,
-    "APPEND": lambda m, a: m.extend([m.stack.pop()]),
-    "APPENDS": lambda m, a: m.extend(m.popmark()),
-    "ADDITEMS": lambda m, a: m.extend(m.popmark()),
-    "SETITEM": Interpreter.on_setitem,
-    "SETITEMS": Interpreter.on_setitems,
-    "PUT": Interpreter.on_put,
-    "BINPUT": Interpreter.on_put,
-    "LONG_BINPUT": Interpreter.on_put,
-    "MEMOIZE": lambda m, a: m.on_put(len(m.memo)),
+    "TUPLE": _push(lambda m: tuple(m._popmark())),
+    "LIST": _push(lambda m: m._popmark()),
+    "FROZENSET": _push(lambda m: m._popmark()),
+    "DICT": _push(lambda m: _pairs(m._popmark())),
+    "TUPLE1": lambda m, a: m._on_tuple(1),
+    "TUPLE2": lambda m, a: m._on_tuple(2),
+    "TUPLE3": lambda m, a: m._on_tuple(3),
+    "POP": lambda m, a: m.stack.__delitem__(-1),
+    "POP_MARK": lambda m, a: m._popmark().clear(),
+    "APPEND": lambda m, a: m._extend([m.stack.pop()]),
+    "APPENDS": lambda m, a: m._extend(m._popmark()),
+    "ADDITEMS": lambda m, a: m._extend(m._popmark()),
+    "SETITEM": Interpreter._on_setitem,
+    "SETITEMS": Interpreter._on_setitems,
+    "PUT": Interpreter._on_put,
+    "BINPUT": Interpreter._on_put,
+    "LONG_BINPUT": Interpreter._on_put,
+    "MEMOIZE": lambda m, a: m._on_put(len(m.memo)),
     "GET": lambda m, a: m.stack.append(m.memo[a]),
     "BINGET": lambda m, a: m.stack.append(m.memo[a]),
     "LONG_BINGET": lambda m, a: m.stack.append(m.memo[a]),
     "BINPERSID": lambda m, a: m.stack.append(_storage(m.stack.pop())),
-    "GLOBAL": Interpreter.on_global,
-    "STACK_GLOBAL": Interpreter.on_stack_global,
-    "REDUCE": Interpreter.on_reduce,
-    "NEWOBJ": Interpreter.on_reduce,
-    "NEWOBJ_EX": Interpreter.on_newobj_ex,
-    "BUILD": Interpreter.on_build,
-    "INST": Interpreter.on_inst,
-    "OBJ": Interpreter.on_obj,
+    "GLOBAL": Interpreter._on_global,
+    "STACK_GLOBAL": Interpreter._on_stack_global,
+    "REDUCE": Interpreter._on_reduce,
+    "NEWOBJ": Interpreter._on_reduce,
+    "NEWOBJ_EX": Interpreter._on_newobj_ex,
+    "BUILD": Interpreter._on_build,
+    "INST": Interpreter._on_inst,
+    "OBJ": Interpreter._on_obj,
 }

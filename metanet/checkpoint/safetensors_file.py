@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metanet.checkpoint.content import Content, Path_, Stamp
-from metanet.checkpoint.info import ITEMSIZE, MAX_DIMS, TensorInfo
+from metanet.checkpoint.info import MAX_DIMS, TensorInfo
 from metanet.checkpoint.names import printable
 from metanet.checkpoint.problems import guarded, refusal
 from metanet.errors import CheckpointError
@@ -38,8 +39,7 @@ _AGAIN = "The file is damaged or made to deceive; download or save it again"
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the name {printable(twice, 80)!r} occurs twice")
     return out
 
@@ -92,10 +92,12 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
         raise bad("has a shape that is not a short list of sizes")
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))):
         raise bad("has offsets that are not two sizes")
+    if not isinstance(dtype, str):
+        raise bad(f"has the unknown dtype {printable(dtype, 40)!r}")
     if dtype in _PACKED:
         raise refusal(path, f"tensor {printable(name, 80)!r} is quantised and packed ({dtype})",
                       "Open the weights before quantisation")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if dtype not in DTYPES:
         raise bad(f"has the unknown dtype {printable(dtype, 40)!r}")
     if any(0xD800 <= ord(char) <= 0xDFFF for char in name):
         raise bad("has a name that is not valid Unicode")
@@ -176,9 +178,7 @@ def open_safetensors(path: Path) -> Content:
             from safetensors import safe_open
 
             with safe_open(path, framework="pt") as handle:
-                return handle.get_tensor(name)
+                tensor: Tensor = handle.get_tensor(name)
+                return tensor
 
     return Content(tree, read, (path,), "safetensors", _metadata(path, stored))
-
-
-__all__ = ["ALIASES", "DTYPES", "ITEMSIZE", "PLAIN", "open_safetensors", "read_header"]

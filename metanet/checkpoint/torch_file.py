@@ -166,7 +166,8 @@ def _reader(path: Path, tree: Any, lazily: bool) -> Callable[[Path_], Tensor]:
                     expected.shape, f"torch.{expected.dtype}"):
                 raise ValueError(f"torch reads {found.dtype}{list(found.shape)}, the structure "
                                  f"says {expected}")
-            return found
+            tensor: Tensor = found
+        return tensor
 
     return read
 

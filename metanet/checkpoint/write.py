@@ -77,11 +77,14 @@ def payload(tensor: Tensor) -> memoryview:
     import torch
 
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    if not flat.numel():
+        return memoryview(b"")
+    return flat.view(torch.uint8).numpy().data
 
 
-def write_safetensors_stream(path: Path, infos: Mapping[str, TensorInfo], read: Callable[[str], Tensor],
-                 metadata: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+def write_safetensors_stream(path: Path, infos: Mapping[str, TensorInfo],
+                             read: Callable[[str], Tensor], metadata: Mapping[str, Any],
+                             aliases: Mapping[str, str]) -> None:
     """Write tensors that are read one after the other: memory for one of them is enough.
 
     Widest dtype first, then natural order, so that every tensor is aligned. On any failure nothing
