@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -46,4 +48,6 @@ def common(
 
 def main() -> None:
     """Entry point of the command ``metanet``."""
+    if not sys.warnoptions:  # stderr is for people; ``python -W default -m metanet`` shows them
+        warnings.simplefilter("ignore")
     app()

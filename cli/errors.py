@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,34 +14,43 @@ from metanet.errors import HubError, MetanetError
 
 from .output import Sink
 
-NEGATIVE, USAGE, BAD_INPUT, NETWORK = 1, 2, 3, 4
+NEGATIVE, USAGE, BAD_INPUT, NETWORK, BUG = 1, 2, 3, 4, 70
 
 
 def exit_code(error: Exception) -> int:
-    """Exit code for an error that a person can do something about."""
-    return NETWORK if isinstance(error, HubError) else BAD_INPUT
+    """Exit code of an error; 70, as in sysexits.h, for one that is metanet's own fault."""
+    if isinstance(error, HubError):
+        return NETWORK
+    return BAD_INPUT if isinstance(error, (MetanetError, OSError)) else BUG
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn a MetanetError into a message and an exit code; never a traceback.
+    """Turn an exception into a message and an exit code; never a traceback.
 
     Under ``--json`` stdout still holds exactly one document, ``{"error": {type, message}}``.
-    Errors that metanet did not raise on purpose are bugs and keep their traceback, except those of
-    the file system.
+    ``METANET_TRACEBACK=1`` shows where an error comes from.
     """
 
     @functools.wraps(command)
     def run(**options: Any) -> None:
         try:
             command(**options)
-        except BrokenPipeError:
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
-        except (MetanetError, OSError) as error:
-            sink = Sink(as_json=options.get("as_json", False))
-            if sink.as_json:
-                problem = {"type": type(error).__name__, "message": str(error)}
-                sink.result({"error": problem}, "")
-            sink.say(f"error: {error}")
+        except Exception as error:
+            _report(error, Sink(as_json=options.get("as_json", False)))
             raise typer.Exit(exit_code(error)) from None
 
     return run
+
+
+def _report(error: Exception, sink: Sink) -> None:
+    if sink.as_json:
+        sink.result({"error": {"type": type(error).__name__, "message": str(error)}}, "")
+    if os.environ.get("METANET_TRACEBACK"):
+        sink.say("".join(traceback.format_exception(error)).rstrip())
+    if exit_code(error) == BUG:
+        sink.say(f"error: {type(error).__name__}: {error}\nThis is a bug in metanet: please report "
+                 "it with the output of METANET_TRACEBACK=1")
+    else:
+        sink.say(f"error: {error}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from cli_runs import Run
 from metanet.cli.errors import exit_code, guarded
 from safetensors.torch import save
@@ -116,15 +117,34 @@ def test_names_are_escaped(run: Run, tmp_path: Path) -> None:
 
 def test_exit_codes() -> None:
     assert exit_code(CheckpointError("x")) == exit_code(SpaceMismatch("x")) == 3
+    assert exit_code(PermissionError("x")) == 3
     assert exit_code(HubError("x")) == 4
+    assert exit_code(ZeroDivisionError("x")) == 70
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    def broken() -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_a_bug_is_called_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: str
+) -> None:
+    def broken(as_json: bool) -> None:
+        raise ZeroDivisionError("by nought")
 
-    with pytest.raises(ZeroDivisionError):
-        guarded(broken)()
+    monkeypatch.setenv("METANET_TRACEBACK", debug)
+    with pytest.raises(typer.Exit) as end:
+        guarded(broken)(as_json=True)
+    out, err = capsys.readouterr()
+    assert end.value.exit_code == 70
+    assert json.loads(out)["error"] == {"type": "ZeroDivisionError", "message": "by nought"}
+    assert "bug" in err
+    assert ("Traceback" in err) is bool(debug)
+
+
+def test_usage_errors_pass_through() -> None:
+    def misused() -> None:
+        raise typer.BadParameter("x")
+
+    with pytest.raises(typer.BadParameter):
+        guarded(misused)()
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
