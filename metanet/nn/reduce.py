@@ -1,0 +1,109 @@
+"""Reduce blocks by a pattern, expand terms into blocks: the two ends of every layer.
+
+Reductions are diagonals (views) followed by means, each computed once and from the smallest
+reduction that already holds it. Expansions add low ranks into higher ones first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from metanet.nn.basis import Pattern
+
+
+def diagonal(value: Tensor, pattern: Pattern) -> Tensor:
+    """View ``[N, *classes, c]`` of ``value [N, *slots, c]`` where the slots of a class agree."""
+    left = [slot for members in pattern.classes for slot in members]
+    left.sort()
+    for members in pattern.classes:
+        for slot in members[1:]:
+            at, gone = 1 + left.index(members[0]), 1 + left.index(slot)
+            value = torch.diagonal(value, dim1=at, dim2=gone).movedim(-1, at)
+            left.remove(slot)
+    return value
+
+
+class Reductions:
+    """All reductions of one block, memoised."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self._done: dict[tuple[Pattern, frozenset[int]], Tensor] = {}
+
+    def get(self, pattern: Pattern, kept: frozenset[int]) -> Tensor:
+        """Means over the classes not ``kept``: ``[N, *kept classes in order, c]``."""
+        key = (pattern, kept)
+        if key not in self._done:
+            self._done[key] = self._compute(pattern, kept)
+        return self._done[key]
+
+    def ordered(self, pattern: Pattern, order: Sequence[int]) -> Tensor:
+        """The same, with the kept classes in this order."""
+        value = self.get(pattern, frozenset(order))
+        return from_sorted(value, order)
+
+    def _compute(self, pattern: Pattern, kept: frozenset[int]) -> Tensor:
+        gone = [i for i in range(len(pattern.classes)) if i not in kept]
+        if not gone:
+            return self.value if pattern.discrete else diagonal(self.value, pattern)
+        # One class more, among those whose bases are kept (so that the set stays closed).
+        ready = [i for i in gone if set(pattern.bases[i]) <= kept]
+        known = [i for i in ready if (pattern, kept | {i}) in self._done]
+        extra = (known or ready)[-1]
+        parent = self.get(pattern, kept | {extra})
+        return parent.mean(1 + sorted(kept | {extra}).index(extra))
+
+
+def from_sorted(value: Tensor, order: Sequence[int]) -> Tensor:
+    """``[N, *classes sorted, c]`` → ``[N, *classes in order, c]``."""
+    rank = sorted(order)
+    if list(order) == rank:
+        return value
+    return value.permute(0, *(1 + rank.index(i) for i in order), value.ndim - 1)
+
+
+def to_sorted(value: Tensor, order: Sequence[int]) -> Tensor:
+    """``[N, *classes in order, c]`` → ``[N, *classes sorted, c]``."""
+    if list(order) == sorted(order):
+        return value
+    return value.permute(0, *(1 + order.index(i) for i in sorted(order)), value.ndim - 1)
+
+
+def combine(parts: Iterable[tuple[frozenset[int], Tensor]], rank: int) -> Tensor:
+    """Sum of parts ``[N or 1, *kept classes sorted, c]``, broadcast to all ``rank`` classes.
+
+    The part that keeps all classes must be among them. Small parts are added into the smallest
+    part that holds them, so that few additions are of full size.
+    """
+    sums: dict[frozenset[int], Tensor] = {}
+    for kept, value in parts:
+        sums[kept] = sums[kept] + value if kept in sums else value
+    for kept in sorted(sums, key=len):
+        if len(kept) == rank:
+            return sums[kept]
+        into = min((other for other in sums if kept < other), key=lambda k: sums[k].numel())
+        sums[into] = sums[into] + _spread(sums.pop(kept), kept, into)
+    raise ValueError("no part keeps every class")
+
+
+def _spread(value: Tensor, kept: frozenset[int], into: frozenset[int]) -> Tensor:
+    for place, name in enumerate(sorted(into)):
+        if name not in kept:
+            value = value.unsqueeze(1 + place)
+    return value
+
+
+def expand(parts: dict[Pattern, list[tuple[frozenset[int], Tensor]]]) -> Tensor:
+    """The block ``[N, *slots, c]`` that is the sum of parts of several patterns.
+
+    The discrete pattern must be among them; the others are written on its diagonals.
+    """
+    whole = next(pattern for pattern in parts if pattern.discrete)
+    total = combine(parts[whole], len(whole.classes))
+    for pattern, terms in parts.items():
+        if pattern is not whole:
+            diagonal(total, pattern).add_(combine(terms, len(pattern.classes)))
+    return total

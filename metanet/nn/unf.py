@@ -1,0 +1,190 @@
+"""UNFLinear: the complete linear equivariant layer of any space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metanet.errors import SpaceMismatch, SymmetryError
+from metanet.graph import WeightBatch
+from metanet.nn.basis import Basis, Bucket, Pattern, Piece, basis
+from metanet.nn.grid import is_complete, positions
+from metanet.nn.reduce import Reductions, expand, to_sorted
+from metanet.symmetry import WeightSpace
+
+MIXING = ("exact",)
+_PE = 8
+
+
+@dataclass(frozen=True)
+class Term:
+    """A basis term: slots of the output and of the input block in one class are equal.
+
+    The output sums ``weight`` times the mean of the input over the classes that only it has.
+    """
+
+    out: str
+    inp: str
+    out_classes: tuple[int, ...]
+    in_classes: tuple[int, ...]
+    weight: Float[Tensor, "wc_in wc_out"]
+
+
+class UNFLinear(nn.Module):
+    """Complete linear basis at any rank, fibred groups included (after arXiv 2402.05232).
+
+    Args:
+        space: input and output are batches of this space.
+        c_in: channels in.
+        c_out: channels out.
+        mixing: ``exact``: one weight per basis term, pair of channels and pair of folded fixed
+            indices.
+        frozen: see ``metanet.nn.grid``.
+        bias: one vector per output pattern, and a positional bias along large fixed axes.
+
+    Attributes:
+        complete: whether the terms span all linear maps that commute with the space's
+            permutations.
+        n_terms: terms, per pair of folded fixed indices.
+
+    Raises:
+        SymmetryError: for an unknown ``mixing`` or ``frozen``, or a block of more than six slots.
+    """
+
+    coupled = True
+
+    def __init__(self, space: WeightSpace, c_in: int, c_out: int, mixing: str = "exact",
+                 frozen: str = "auto", bias: bool = True) -> None:
+        super().__init__()
+        if mixing not in MIXING:
+            raise SymmetryError(f"mixing={mixing!r} is not known; known are {', '.join(MIXING)}")
+        self.space, self.c_in, self.c_out = space, c_in, c_out
+        self.basis: Basis = basis(space, frozen)
+        self.complete = is_complete(space, frozen)
+        self.n_terms = self.basis.n_terms
+        self.weights = nn.ParameterList(
+            torch.empty(self._width(b.features, c_in), self._width(b.terms, c_out))
+            for b in self.basis.buckets)
+        # The terms without survivors come first: one constant per output block and pattern.
+        shape = self.weights[0].shape[1]
+        self.bias = nn.Parameter(torch.empty(shape)) if bias else None
+        self.positional = nn.ParameterDict()
+        for key, (grid, _) in self._places().items() if bias else ():
+            width = self.basis.grids[grid].width * c_out
+            self.positional[key] = nn.Parameter(torch.empty(_PE, width))
+        self.reset_parameters()
+
+    def _width(self, pieces: tuple[Piece, ...], channels: int) -> int:
+        return sum(self.basis.grids[piece.block].width for piece in pieces) * channels
+
+    def _places(self) -> dict[str, tuple[str, int]]:
+        """Large fixed axes: parameter name → block and slot."""
+        slots = [(name, i) for name, grid in self.basis.grids.items()
+                 for i, slot in enumerate(grid.slots) if slot.private]
+        return {str(number): place for number, place in enumerate(slots)}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Variance-preserving: each way into an output pattern gets an equal share of one.
+
+        Reduced features count as having unit variance, as they have once numbers correlate.
+        """
+        shares: dict[str, int] = {}
+        for bucket in self.basis.buckets:
+            for piece in bucket.terms:
+                shares[piece.block] = shares.get(piece.block, 0) + 1
+        for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
+            for piece, (start, width) in self._columns(bucket):
+                scale = 1 / sqrt(shares[piece.block] * weight.shape[0])
+                weight[:, start:start + width].normal_(0, scale)
+        for extra in (self.bias, *self.positional.values()):
+            if extra is not None:
+                extra.zero_()
+
+    def _columns(self, bucket: Bucket) -> Iterator[tuple[Piece, tuple[int, int]]]:
+        start = 0
+        for piece in bucket.terms:
+            width = self.basis.grids[piece.block].width * self.c_out
+            yield piece, (start, width)
+            start += width
+
+    def forward(self, batch: WeightBatch) -> WeightBatch:
+        """``[N, *factors, c_in]`` → ``[N, *factors, c_out]`` in every block."""
+        check_input(self.space, self.c_in, batch)
+        grids = self.basis.grids
+        reduced = {name: Reductions(grid.fold(batch.blocks[name])) for name, grid in grids.items()}
+        parts: dict[str, dict[Pattern, list[tuple[frozenset[int], Tensor]]]] = {}
+        for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
+            features = [reduced[p.block].ordered(p.pattern, p.order) for p in bucket.features]
+            stacked = features[0] if len(features) == 1 else torch.cat(features, -1)
+            mixed = stacked @ weight
+            if not bucket.signature and self.bias is not None:
+                mixed = mixed + self.bias
+            for piece, (start, width) in self._columns(bucket):
+                value = to_sorted(mixed.narrow(-1, start, width), piece.order)
+                terms = parts.setdefault(piece.block, {}).setdefault(piece.pattern, [])
+                terms.append((piece.survivors, value))
+        self._add_positions(parts)
+        return batch.with_blocks(
+            {name: grid.unfold(expand(parts[name])) for name, grid in grids.items()})
+
+    def _add_positions(self, parts: dict[str, dict[Pattern, list[tuple[frozenset[int], Tensor]]]]
+                       ) -> None:
+        for key, (name, slot) in self._places().items() if len(self.positional) else ():
+            size = self.basis.grids[name].slots[slot].size
+            table = positions(size, _PE, like=self.positional[key]) @ self.positional[key]
+            pattern = next(p for p in parts[name] if p.discrete)
+            parts[name][pattern].append((frozenset({slot}), table.unsqueeze(0)))
+
+    def terms(self) -> Iterator[Term]:
+        """Every basis term with its weight (a view): the slow, obvious meaning of this layer."""
+        for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
+            row = 0
+            for feature in bucket.features:
+                height = self.basis.grids[feature.block].width * self.c_in
+                for piece, (start, width) in self._columns(bucket):
+                    yield _term(feature, piece, weight[row:row + height, start:start + width])
+                row += height
+
+    def __repr__(self) -> str:
+        kind = "complete" if self.complete else "not complete"
+        return (f"UNFLinear({short(self.space)} -> {short(self.space)}, "
+                f"{self.c_in} -> {self.c_out}, {self.n_terms} terms, {kind})")
+
+
+def _term(feature: Piece, piece: Piece, weight: Tensor) -> Term:
+    matched = dict(zip(feature.order, piece.order, strict=True))
+    fresh = len(piece.pattern.classes)
+    names = [matched.get(i, fresh + i) for i in range(len(feature.pattern.classes))]
+    return Term(piece.block, feature.block, slot_classes(piece.pattern, range(fresh)),
+                slot_classes(feature.pattern, names), weight)
+
+
+def slot_classes(pattern: Pattern, names: range | list[int]) -> tuple[int, ...]:
+    """Name of the class of every slot."""
+    home = {slot: name for members, name in zip(pattern.classes, names, strict=True)
+            for slot in members}
+    return tuple(home[slot] for slot in sorted(home))
+
+
+def short(space: WeightSpace) -> str:
+    """A space in a few words, for reprs."""
+    return f"[{len(space.tensors)} tensors, {len(space.groups)} groups]"
+
+
+def check_input(space: WeightSpace, c_in: int, batch: WeightBatch) -> None:
+    """Whether a batch is of the space and channels that a layer was built for.
+
+    Raises:
+        SpaceMismatch: saying what came and what was expected.
+    """
+    if batch.space is not space and batch.space != space:
+        raise SpaceMismatch(f"the batch is of another space ({batch.space!r}) than the layer "
+                            f"({space!r})")
+    if batch.channels != c_in:
+        raise SpaceMismatch(f"the batch has {batch.channels} channels, the layer takes {c_in}")
