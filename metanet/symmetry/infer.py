@@ -1,0 +1,73 @@
+"""``infer``: module or checkpoint → WeightSpace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from metanet.errors import SymmetryError
+from metanet.symmetry.emit import emit
+from metanet.symmetry.fibre import settle
+from metanet.symmetry.space import WeightSpace
+from metanet.symmetry.track import track
+from metanet.trace.export import export_program
+from metanet.trace.inputs import synthesise
+from metanet.trace.program import Program
+
+if TYPE_CHECKING:
+    from metanet.checkpoint import Checkpoint
+
+
+def infer(
+    source: nn.Module | Checkpoint | Mapping[str, Any] | str,
+    example_inputs: Any = None,
+    *,
+    arch: str | None = None,
+    strict: bool = False,
+) -> WeightSpace:
+    """Find the group of permutations that leaves a network's function unchanged.
+
+    Args:
+        source: a live module; or a checkpoint (path, state dict, ``Checkpoint``) with ``arch``.
+        example_inputs: what the module's forward takes: a tensor, a tuple, a mapping of keyword
+            arguments or a pair (tuple, mapping); sizes of at least 2, pairwise distinct. Made up
+            when None.
+        arch: name of the architecture of a checkpoint, such as ``resnet20-cifar``.
+        strict: raise where an operation has no rule, instead of freezing what it touches.
+
+    Returns:
+        A space with status ``inferred``; ``verify`` proves it.
+
+    Raises:
+        TraceError: the forward cannot be recorded.
+        SpaceMismatch: the architecture's tensors are not those of the checkpoint.
+        SymmetryError: ``strict`` and some operation has no rule.
+    """
+    if not isinstance(source, nn.Module):
+        from metanet.symmetry.resolve import built
+
+        source, example_inputs = built(source, arch, example_inputs)
+    space = infer_program(record(source, example_inputs))
+    if strict and space.meta.unsupported:
+        found = "; ".join(f"{u.op} at {u.where} ({u.lost} dims lost)"
+                          for u in space.meta.unsupported)
+        raise SymmetryError(f"no rule for {found}. Register one with metanet.rule, or leave out "
+                            "strict to freeze what these operations touch.")
+    return space
+
+
+def record(module: nn.Module, example_inputs: Any = None) -> Program:
+    """The stream of operations of one forward pass."""
+    if example_inputs is None:
+        example_inputs = synthesise(module)
+    return export_program(module, example_inputs)
+
+
+def infer_program(program: Program) -> WeightSpace:
+    """The space of a recorded program."""
+    found = track(program)
+    owners = [found.axes[name] for name in program.tensors if name not in program.aliases]
+    settle(found.solver, owners, found.values)
+    return emit(found)

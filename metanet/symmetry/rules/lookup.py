@@ -1,0 +1,108 @@
+"""Reading by index, and operations for which the order of an axis counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metanet.symmetry.factor import Expr, length
+from metanet.symmetry.rules.context import Context, Value
+from metanet.symmetry.rules.pointwise import broadcast
+from metanet.symmetry.rules.reduce import drop, freeze_along
+from metanet.symmetry.rules.registry import rule
+
+
+@rule("aten.embedding")
+def embedding(ctx: Context, weight: Value, index: Value, *args: Any, **kwargs: Any) -> Value:
+    """weight [V, C] read at index [...]: the vocabulary is frozen, C passes."""
+    ctx.freeze(weight.axes[0], "looked up by index")
+    ctx.role(weight, "embedding", 0)
+    ctx.weight(weight, (1,), (0,), index.depth, role="embedding")
+    depth = index.depth + int(weight.origin is not None)
+    return Value((*index.axes, weight.axes[1]), depth=depth)
+
+
+@rule("aten.index_select", "aten.take_along_dim")
+def index_select(ctx: Context, x: Value, dim: Any, index: Any) -> list[Expr]:
+    """One axis read at a vector of indices."""
+    if isinstance(dim, Value):
+        raise ctx.refuse("no rule for this overload")
+    at = dim % x.rank
+    ctx.freeze(x.axes[at], "read by index")
+    return [*x.axes[:at], *(index.axes or ((),)), *x.axes[at + 1 :]]
+
+
+@rule("aten.index")
+def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> list[Expr]:
+    """Advanced indexing: indexed axes are frozen, index axes are broadcast into their place."""
+    used = [i for i, value in enumerate(indices) if value is not None]
+    picked = [value for value in indices if value is not None]
+    if sum(max(1, v.rank) for v in picked) and len(ctx.shape) < x.rank - len(used):
+        raise ctx.refuse("indices by mask")
+    for i in used:
+        ctx.freeze(x.axes[i], "read by index")
+    middle = broadcast(ctx, picked)
+    adjacent = used == list(range(used[0], used[-1] + 1))
+    rest = [axis for i, axis in enumerate(x.axes) if i not in used]
+    at = used[0] if adjacent else 0
+    return [*rest[:at], *middle, *rest[at:]]
+
+
+@rule("aten.gather")
+def gather(ctx: Context, x: Value, dim: int, index: Value, **kwargs: Any) -> list[Expr]:
+    """``dim`` is read by index, the other axes correspond."""
+    at = dim % x.rank
+    ctx.freeze(x.axes[at], "read by index")
+    for i in range(x.rank):
+        if i != at and length(x.axes[i]) == length(index.axes[i]):
+            ctx.tie(x.axes[i], index.axes[i])
+        elif i != at:
+            ctx.freeze(x.axes[i], "read in part")
+            ctx.freeze(index.axes[i], "read in part")
+    ctx.mix(x, (at,))
+    return list(index.axes)
+
+
+@rule("aten.roll", "aten.flip", "aten.fliplr", "aten.flipud")
+def reorder(ctx: Context, x: Value, *args: Any) -> list[Expr]:
+    """Axes are rolled or turned round."""
+    name = ctx.op.family if ctx.op is not None else ""
+    given = args[1] if "roll" in name and len(args) > 1 else (args[0] if "flip" in name else [])
+    dims = [d % x.rank for d in (given if isinstance(given, (list, tuple)) else [given])]
+    return freeze_along(ctx, x, dims or range(x.rank), "order of the axis counts")
+
+
+@rule("aten.cumsum", "aten.cumprod", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
+      "aten.sort", "aten.argsort", "aten.topk", "aten.unfold", "aten.diff")
+def ordered(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:
+    """The order of one axis counts, or indices into it are handed out."""
+    name = ctx.op.family if ctx.op is not None else ""
+    if "topk" in name or "diff" in name:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    else:
+        dim = kwargs.get("dim", next((a for a in args if type(a) is int), -1))
+    at = dim % x.rank
+    axes = freeze_along(ctx, x, (at,), "order of the axis counts")
+    axes[at] = ctx.fixed(ctx.shape[at], "order of the axis counts")
+    if "unfold" in name:
+        axes.append(ctx.fixed(ctx.shape[-1], "window"))
+    values = tuple(Value(tuple(axes), depth=x.depth) for _ in ctx.shapes)
+    return values if len(values) > 1 else values[0]
+
+
+@rule("aten.argmax", "aten.argmin")
+def argmax(ctx: Context, x: Value, dim: int | None = None, keepdim: bool = False) -> list[Expr]:
+    """Indices into an axis: it cannot move."""
+    dims = set(range(x.rank)) if dim is None else {dim % x.rank}
+    for d in dims:
+        ctx.freeze(x.axes[d], "indices into it are used")
+    return drop(x, dims, keepdim and dim is not None)
+
+
+@rule("aten.tril", "aten.triu", "aten.diagonal", "aten.diag_embed", "aten.one_hot")
+def positional(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> list[Expr]:
+    """The last two axes are told apart by position."""
+    name = ctx.op.family if ctx.op is not None else ""
+    if "tri" not in name:
+        raise ctx.refuse("no rule")
+    return freeze_along(ctx, x, (x.rank - 2, x.rank - 1), "order of the axis counts")

@@ -1,0 +1,31 @@
+"""Operations that make tensors from nothing, and those that only keep books."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metanet.symmetry.rules.context import Context, Value
+from metanet.symmetry.rules.registry import rule
+
+IGNORED = frozenset({
+    "aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar",
+    "aten.sym_constrain_range", "aten.sym_constrain_range_for_size", "aten.sym_size",
+    "aten.sym_numel", "aten.sym_stride", "aten.sym_storage_offset", "aten.sym_is_contiguous",
+})
+"""Operations without a value."""
+
+
+@rule("aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.new_zeros", "aten.new_ones",
+      "aten.new_full", "aten.new_empty", "aten.zeros_like", "aten.ones_like", "aten.full_like",
+      "aten.empty_like", "aten.scalar_tensor", "aten.empty_permuted", "aten.new_empty_strided",
+      "aten.empty_strided")
+def constant(ctx: Context, *args: Any, **kwargs: Any) -> Value:
+    """The same number everywhere: every axis is free, anew at each use."""
+    return Value(tuple(ctx.free(n) for n in ctx.shape), uniform=True)
+
+
+@rule("aten.arange", "aten.linspace", "aten.eye", "aten.tril_indices", "aten.triu_indices",
+      "aten.logspace", "aten.hann_window", "aten.fft_fftfreq")
+def numbered(ctx: Context, *args: Any, **kwargs: Any) -> Value:
+    """Different numbers at each index: fixed."""
+    return Value(tuple(ctx.fixed(n, "numbered") for n in ctx.shape))

@@ -1,0 +1,311 @@
+"""One pass of the rules over a program: every value gets symbolic axes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from metanet.symmetry.factor import Expr, all_fixed, atoms, length
+from metanet.symmetry.meta import Unsupported
+from metanet.symmetry.rules import Context, Refusal, Value
+from metanet.symmetry.rules.pointwise import tensors_in
+from metanet.symmetry.rules.registry import keeps_uniform, module_rules, rule_for
+from metanet.symmetry.rules.source import IGNORED
+from metanet.symmetry.solve import Solver
+from metanet.trace.program import Op, Program, Ref, Shape, Source, refs_in, substitute
+
+_STATISTICS = {
+    "aten.batch_norm": (3, 4), "aten.instance_norm": (3, 4), "aten.native_batch_norm": (3, 4),
+    "aten.cudnn_batch_norm": (3, 4), "aten._native_batch_norm_legit_no_training": (3, 4),
+}
+_SAME_ENTRIES = frozenset({
+    "aten.reshape", "aten.contiguous", "aten.to", "aten.flatten", "aten._reshape_alias",
+})
+
+
+@dataclass
+class Tracked:
+    """Everything the pass found out. ``axes`` has the axes of each named tensor."""
+
+    program: Program
+    solver: Solver
+    context: Context
+    axes: dict[str, tuple[Expr, ...]] = field(default_factory=dict)
+    values: list[tuple[Expr, ...]] = field(default_factory=list)
+    unsupported: list[Unsupported] = field(default_factory=list)
+    dead: frozenset[str] = frozenset()
+
+
+def track(program: Program) -> Tracked:
+    """Run the rules over a program and freeze its outputs."""
+    return _Tracker(program).run()
+
+
+class _Tracker:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.solver = Solver()
+        self.context = Context(self.solver)
+        self.found = Tracked(program, self.solver, self.context)
+        self.env: dict[int, Any] = {}
+        self.mutated = _mutated(program)
+        self.outputs_used = _outputs_used(program)
+
+    def run(self) -> Tracked:
+        self._sources()
+        ops, i = self.program.ops, 0
+        leaf_runs = _leaf_runs(self.program)
+        while i < len(ops):
+            if i in leaf_runs:
+                self._module(ops[i : leaf_runs[i][0]], leaf_runs[i][1], leaf_runs[i][2])
+                i = leaf_runs[i][0]
+                continue
+            self._operation(ops[i])
+            i += 1
+        for name, ref in self.program.outputs:
+            for value in tensors_in(self.env.get(ref.index)):
+                for at, axis in enumerate(value.axes):
+                    self.solver.freeze(axis, f"{name}, axis {at}")
+        for via, lost in self.solver.clashes:
+            self.found.unsupported.append(Unsupported("digits do not fit", via, lost))
+        self.found.values += self.context.observed
+        self._missing()
+        return self.found
+
+    # ------------------------------------------------------------ sources
+
+    def _sources(self) -> None:
+        learned = _statistics(self.program)
+        owners: dict[str, Value] = {}
+        live = self.program.live()
+        alive = set()
+        for source in self.program.sources:
+            owner = self.program.aliases.get(source.name, source.name)
+            if source.kind == "parameter" or source.ref.index in learned:
+                value = owners.get(owner) or self._parameter(owner, source.shape)
+                owners[owner] = value
+                if source.ref.index in live:
+                    alive.add(owner)
+            else:
+                value = self._given(source)
+            self.env[source.ref.index] = value
+            self.found.values.append(value.axes)
+            if owner in self.program.tensors:
+                self.found.axes.setdefault(owner, value.axes)
+        self.found.dead = frozenset(owners.keys() - alive)
+
+    def _parameter(self, name: str, shape: Shape) -> Value:
+        axes = tuple(self.solver.free(n) for n in shape)
+        return Value(axes, origin=(name, tuple(range(len(shape)))))
+
+    def _given(self, source: Source) -> Value:
+        if source.kind != "input" and _is_uniform(source.value):
+            if source.ref.index not in self.mutated:
+                return Value(tuple(self.solver.free(n) for n in source.shape), uniform=True)
+            return Value(tuple(self.solver.free(n) for n in source.shape))
+        cause = f"{source.kind} '{source.name}'"
+        return Value(tuple(self.solver.fixed(n, f"{cause}, axis {i}")
+                           for i, n in enumerate(source.shape)))
+
+    def _missing(self) -> None:
+        """Tensors that the program never mentions: nothing depends on them."""
+        for name, (shape, _) in self.program.tensors.items():
+            owner = self.program.aliases.get(name, name)
+            if owner not in self.found.axes:
+                axes = tuple(self.solver.free(n) for n in shape)
+                self.found.axes[owner] = axes
+                self.found.dead |= {owner}
+                self.found.values.append(axes)
+
+    # ------------------------------------------------------------ operations
+
+    def _value(self, ref: Ref) -> Any:
+        value = self.env.get(ref.index)
+        if isinstance(value, Value) and value.uniform:
+            return Value(tuple(self.solver.free(n) for n in value.shape), True, depth=value.depth)
+        return value
+
+    def _operation(self, op: Op) -> None:
+        if op.function is operator.getitem:
+            whole = self.env.get(op.args[0].index)
+            self.env[op.out.index] = whole[op.args[1]] if whole is not None else None
+            return
+        if op.family in IGNORED or all(shape is None for shape in op.shapes):
+            return
+        self.context.op, self.solver.via = op, op.title
+        self.context.used = self.outputs_used.get(op.out.index, frozenset({0}))
+        args, kwargs = substitute((op.args, dict(op.kwargs)), self._value)
+        inputs = list(tensors_in((args, kwargs)))
+        if inputs and all(v.fixed and not v.uniform for v in inputs):
+            self._bind(op, self._frozen_outputs(op, inputs[0]), inputs)
+            return
+        rule = rule_for(op.name, op.family)
+        if rule is None:
+            if not inputs:
+                self._bind(op, self._frozen_outputs(op, None), inputs)
+            else:
+                self._fail(op, inputs, op.name)
+            return
+        try:
+            out = self._shaped(op, rule(self.context, *args, **kwargs), inputs)
+        except Exception as error:
+            why = str(error) if isinstance(error, Refusal) else f"rule failed: {error!r}"
+            self._fail(op, inputs, f"{op.name}: {why}")
+            return
+        self._bind(op, self._uniform(op, out, inputs), inputs)
+
+    def _uniform(self, op: Op, out: Any, inputs: Sequence[Value]) -> Any:
+        """A constant stays constant under pointwise and shape operations, unless written to."""
+        if not isinstance(out, Value):
+            return out
+        constant = out.uniform or (
+            bool(inputs) and all(v.uniform for v in inputs) and keeps_uniform(op.name, op.family)
+        )
+        constant = constant and op.out.index not in self.mutated
+        return Value(out.axes, constant, None if constant else out.origin, out.depth)
+
+    def _shaped(self, op: Op, out: Any, inputs: Sequence[Value]) -> Any:
+        """The rule's answer as values whose sizes are those that were recorded."""
+        if isinstance(out, list) or (isinstance(out, tuple) and not op.many
+                                     and not any(isinstance(v, Value) for v in out)):
+            out = Value(tuple(out), depth=max((v.depth for v in inputs), default=0))
+        values = out if isinstance(out, tuple) else (out,)
+        if len(values) != len(op.shapes):
+            raise Refusal(f"the rule gives {len(values)} outputs, not {len(op.shapes)}")
+        for value, shape in zip(values, op.shapes, strict=True):
+            if shape is not None and value.shape != shape:
+                raise Refusal(f"the rule gives shape {value.shape}, not {shape}")
+        return tuple(values) if op.many else values[0]
+
+    def _bind(self, op: Op, out: Any, inputs: Sequence[Value]) -> None:
+        self.env[op.out.index] = out
+        self.found.values += [v.axes for v in (*inputs, *tensors_in(out))]
+
+    def _frozen_outputs(self, op: Op, cause: Value | None) -> Any:
+        reason = f"computed from fixed values at {op.title}" if cause else f"made at {op.title}"
+        values = tuple(Value(tuple(self.solver.fixed(n, reason) for n in shape or ()))
+                       for shape in op.shapes)
+        return values if op.many else values[0]
+
+    def _fail(self, op: Op, inputs: Sequence[Value], what: str) -> None:
+        """No rule: everything that the operation touches is frozen, and that is reported."""
+        axes = [axis for value in inputs for axis in value.axes]
+        lost = self.solver.lost(axes)
+        for axis in axes:
+            self.solver.freeze(axis, f"unsupported operation {what} at {op.where or op.title}")
+        self.found.unsupported.append(Unsupported(what, op.where or op.title, lost))
+        self.found.values += [value.axes for value in inputs]
+        values = tuple(
+            Value(tuple(self.solver.fixed(n, f"unsupported operation {what}") for n in shape or ()))
+            for shape in op.shapes
+        )
+        self._bind(op, values if op.many else values[0], inputs)
+
+    # ------------------------------------------------------------ modules with a rule
+
+    def _module(self, ops: Sequence[Op], path: str, name: str) -> None:
+        made = {op.out.index for op in ops}
+        after = _used_after(self.program, ops)
+        refs = dict.fromkeys(ref for op in ops for ref in op.refs() if ref.index not in made)
+        sources = {s.ref: s for s in self.program.sources}
+        prefix = f"{path}." if path else ""
+        inputs: list[Value] = []
+        parameters: dict[str, Value] = {}
+        for ref in refs:
+            source, value = sources.get(ref), self._value(ref)
+            if source is not None and source.kind != "input":
+                parameters[source.name.removeprefix(prefix)] = value
+            elif isinstance(value, Value):
+                inputs.append(value)
+        outs = [op for op in ops if op.out.index in after and not op.many]
+        shapes = tuple(op.shapes[0] for op in outs)
+        whole = Op(name, operator.getitem, (), {}, ops[-1].out, shapes, len(outs) > 1,
+                   where=ops[0].where, module=path)
+        self.context.op, self.solver.via = whole, f"{name.rsplit('.', 1)[-1]} ({path})"
+        everything = [*inputs, *parameters.values()]
+        try:
+            out = module_rules()[name](self.context, inputs, parameters)
+            values = self._shaped(whole, out, inputs)
+        except Exception as error:
+            self._fail(whole, everything, f"{name}: {error}")
+            values = self.env[whole.out.index]
+        for op, value in zip(outs, values if len(outs) > 1 else (values,), strict=True):
+            self._bind(op, value, everything)
+
+
+def _is_uniform(value: torch.Tensor | None) -> bool:
+    if value is None or value.numel() < 2 or value.device.type == "meta":
+        return False
+    return bool((value == value.reshape(-1)[0]).all())
+
+
+def _statistics(program: Program) -> set[int]:
+    """Values that stand where a norm keeps its running statistics."""
+    found = set()
+    for op in program.ops:
+        for at in _STATISTICS.get(op.family, ()):
+            if at < len(op.args) and isinstance(op.args[at], Ref):
+                found.add(op.args[at].index)
+    return found
+
+
+def _mutated(program: Program) -> set[int]:
+    """Values that are written to after they are made, views of them included."""
+    found: set[int] = set()
+    for op in reversed(program.ops):
+        first = next(iter(refs_in(op.args)), None)
+        if first is None:
+            continue
+        if op.mutates or (op.out.index in found and _aliases(op)):
+            found.add(first.index)
+            found.add(op.out.index)
+    return found
+
+
+def _aliases(op: Op) -> bool:
+    """Whether the output may share memory with the first argument."""
+    schema = getattr(op.function, "_schema", None)
+    if schema is None or op.family in _SAME_ENTRIES:
+        return True
+    return any(r.alias_info is not None for r in schema.returns)
+
+
+def _outputs_used(program: Program) -> dict[int, frozenset[int]]:
+    used: dict[int, set[int]] = {}
+    for op in program.ops:
+        if op.function is operator.getitem:
+            used.setdefault(op.args[0].index, set()).add(op.args[1])
+    return {index: frozenset(numbers) for index, numbers in used.items()}
+
+
+def _used_after(program: Program, ops: Sequence[Op]) -> set[int]:
+    inside = {op.out.index for op in ops}
+    used = {ref.index for _, ref in program.outputs}
+    for op in program.ops:
+        if op.out.index not in inside:
+            used |= {ref.index for ref in op.refs()}
+    return inside & used
+
+
+def _leaf_runs(program: Program) -> dict[int, tuple[int, str, str]]:
+    """First operation of each call of a module with a rule → (end, path, class)."""
+    known = module_rules()
+    if not known:
+        return {}
+    runs: dict[int, tuple[int, str, str]] = {}
+    i = 0
+    while i < len(program.ops):
+        hit = next((pair for pair in program.ops[i].inside if pair[1] in known), None)
+        j = i + 1
+        if hit is not None:
+            while j < len(program.ops) and hit in program.ops[j].inside:
+                j += 1
+            runs[i] = (j, *hit)
+        i = j
+    return runs
+
+
