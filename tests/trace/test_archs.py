@@ -147,6 +147,14 @@ def test_names_that_cannot_be_modules(name: str) -> None:
         build("mlp", {name: (4, 3)})
 
 
+def test_absurd_sizes() -> None:
+    with pytest.raises(TraceError, match="sizes of this file"):
+        build("mlp", {"a.0.weight": (3, 10**15)})
+    with pytest.raises(TraceError, match="size 0"):
+        build("mlp", {"a.0.weight": (0, 3)})
+    assert build("mlp", {"a.0.weight": (10**12, 3)}).example_inputs[0].shape == (2, 3)
+
+
 def test_terminal_escapes_in_names_are_escaped() -> None:
     with pytest.raises(TraceError) as caught:
         build("mlp", {"\x1b[2Jevil": (4, 3)})

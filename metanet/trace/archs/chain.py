@@ -52,6 +52,9 @@ def collect(header: Header, what: str, ndims: tuple[int, ...]) -> list[Layer]:
             bias = f"{prefix}.bias"
             layers.append(Layer(prefix, shape, bias in header))
             used |= {name, bias}
+            if 0 in shape:
+                raise TraceError(f"tensor {quoted(name)} of shape {shape} has an axis of size 0: "
+                                 "there is nothing to permute")
             if bias in header and header.shapes[bias] != shape[:1]:
                 raise SpaceMismatch(
                     f"tensor {quoted(bias)}: expected shape {shape[:1]}, found "

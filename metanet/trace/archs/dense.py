@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from metanet.errors import TraceError
 from metanet.trace.archs.chain import Layer, collect, ordered, place
 from metanet.trace.archs.header import quoted
-from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.registry import Request, architecture
 from metanet.trace.inputs import batch_of
 
@@ -30,7 +29,7 @@ class Chain(nn.Module):
         super().__init__()
         for layer in layers:
             outs, ins = layer.shape
-            place(self, layer.prefix, nn.Linear(ins, outs, layer.bias))
+            place(self, layer.prefix, nn.Linear(ins, outs, layer.bias, device="meta"))
         # underscored, because names of the file share this namespace
         self._prefixes_ = [layer.prefix for layer in layers]
         self._activation_ = activation
@@ -48,9 +47,7 @@ def _chain(
     request: Request, what: str, activation: Callable[[Tensor], Tensor]
 ) -> tuple[nn.Module, tuple[Tensor]]:
     layers = ordered(collect(request.file, what, (2,)), what)
-    with meta_parameters():
-        module = Chain(layers, activation)
-    return module, (batch_of(layers[0].shape[1]),)
+    return Chain(layers, activation), (batch_of(layers[0].shape[1]),)
 
 
 @architecture("mlp", argument="[ACTIVATION]")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from metanet.errors import SpaceMismatch, TraceError
 from metanet.trace.archs.chain import Layer, collect, ordered, place
 from metanet.trace.archs.header import Header, quoted
-from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.registry import Request, architecture
 from metanet.trace.inputs import batch_of
 
@@ -40,11 +39,12 @@ class LeNet(nn.Module):
         super().__init__()
         for layer, padding in zip(plan.convs, plan.padding, strict=True):
             outs, ins, side, _ = layer.shape
-            conv = nn.Conv2d(ins, outs, side, padding=padding, bias=layer.bias)
+            conv = nn.Conv2d(ins, outs, side, padding=padding, bias=layer.bias,
+                             device="meta")
             place(self, layer.prefix, conv)
         for layer in plan.linears:
             outs, ins = layer.shape
-            place(self, layer.prefix, nn.Linear(ins, outs, layer.bias))
+            place(self, layer.prefix, nn.Linear(ins, outs, layer.bias, device="meta"))
         # underscored, because names of the file share this namespace
         self._convs_ = [layer.prefix for layer in plan.convs]
         self._linears_ = [layer.prefix for layer in plan.linears]
@@ -121,9 +121,7 @@ def _plan(header: Header, linears: int, wanted: int | None = None) -> Plan:
 
 
 def _build(plan: Plan) -> tuple[nn.Module, tuple[Tensor]]:
-    with meta_parameters():
-        module = LeNet(plan)
-    return module, (batch_of(plan.convs[0].shape[1], plan.side, plan.side),)
+    return LeNet(plan), (batch_of(plan.convs[0].shape[1], plan.side, plan.side),)
 
 
 @architecture("lenet", argument="[SIDE]")

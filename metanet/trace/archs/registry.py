@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from metanet.checkpoint.names import printable
 from metanet.errors import TraceError
 from metanet.trace.archs.header import Header, quoted
 from metanet.trace.archs.real import compare, drop_absent_counters
@@ -98,7 +99,11 @@ def build(arch: str, checkpoint: Any = None) -> Built:
     """
     header = None if checkpoint is None else Header.of(checkpoint)
     entry, request = _resolve(arch, header)
-    module, example_inputs = entry.builder(request)
+    try:
+        module, example_inputs = entry.builder(request)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # a size beyond all bounds
+        raise TraceError(f"architecture {quoted(arch)} cannot be built with the sizes of this "
+                         f"file: {printable(error, 300)}") from error
     module.eval()
     if header is not None:
         drop_absent_counters(module, header)
