@@ -13,7 +13,6 @@ from metanet.symmetry.factor import (
     atoms,
     base_atoms,
     depends,
-    find,
     is_fixed,
     leaves,
     length,
@@ -263,7 +262,8 @@ def _common_prefix(names: Sequence[str]) -> str:
     parts = [name.split(".")[:-2] for name in names]
     shared: list[str] = []
     for column in zip(*parts, strict=False):
-        if len(set(column)) > 1 or column[0].isdigit():
+        if len(set(column)) > 1:
+            shared = shared[:-1] if column[0].isdigit() else shared
             break
         shared.append(column[0])
     return ".".join(shared) + "." if shared else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metanet.symmetry.factor import Expr, all_fixed, atoms, length
+from metanet.symmetry.factor import Expr, leaves, length
 from metanet.symmetry.meta import Unsupported
 from metanet.symmetry.rules import Context, Refusal, Value
 from metanet.symmetry.rules.pointwise import tensors_in
@@ -141,7 +141,8 @@ class _Tracker:
         args, kwargs = substitute((op.args, dict(op.kwargs)), self._value)
         inputs = list(tensors_in((args, kwargs)))
         if inputs and all(v.fixed and not v.uniform for v in inputs):
-            self._bind(op, self._frozen_outputs(op, inputs[0]), inputs)
+            deepest = max(inputs, key=lambda v: v.depth)
+            self._bind(op, self._frozen_outputs(op, deepest), inputs)
             return
         rule = rule_for(op.name, op.family)
         if rule is None:
@@ -186,9 +187,12 @@ class _Tracker:
         self.found.values += [v.axes for v in (*inputs, *tensors_in(out))]
 
     def _frozen_outputs(self, op: Op, cause: Value | None) -> Any:
-        reason = f"computed from fixed values at {op.title}" if cause else f"made at {op.title}"
-        values = tuple(Value(tuple(self.solver.fixed(n, reason) for n in shape or ()))
-                       for shape in op.shapes)
+        depth = cause.depth if cause else 0
+        values = tuple(
+            Value(tuple(self.solver.fixed(n, _cause(op, cause, n)) for n in shape or ()),
+                  depth=depth)
+            for shape in op.shapes
+        )
         return values if op.many else values[0]
 
     def _fail(self, op: Op, inputs: Sequence[Value], what: str) -> None:
@@ -235,6 +239,15 @@ class _Tracker:
             values = self.env[whole.out.index]
         for op, value in zip(outs, values if len(outs) > 1 else (values,), strict=True):
             self._bind(op, value, everything)
+
+
+def _cause(op: Op, source: Value | None, size: int) -> str:
+    """Why an axis computed from fixed values is fixed: because an axis of its size was."""
+    if source is None:
+        return f"made at {op.title}"
+    axes = sorted(source.axes, key=lambda axis: length(axis) != size)
+    known = (leaf.cause for axis in axes for leaf in leaves(axis) if leaf.cause)
+    return next(known, f"computed from fixed values at {op.title}")
 
 
 def _is_uniform(value: torch.Tensor | None) -> bool:

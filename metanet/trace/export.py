@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from metanet.checkpoint.names import natural_key
 from metanet.errors import TraceError
 from metanet.trace.program import Op, Program, Ref, Shape, Source
 
@@ -71,12 +72,6 @@ def alias_owners(module: nn.Module) -> dict[str, str]:
     return {alias: group[0] for group in classes for alias in group[1:]}
 
 
-def natural_key(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts ``layer2`` before ``layer10``."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
-
-
 def _state(module: nn.Module) -> dict[str, Tensor]:
     named = dict(module.named_parameters(remove_duplicate=False))
     persistent = module.state_dict(keep_vars=True)
@@ -120,7 +115,7 @@ class _Recorder:
     def __init__(self, module: nn.Module, exported: Any, inputs: tuple[tuple, dict]) -> None:
         self.module = module
         self.exported = exported
-        self.examples = [v for v in pytree.tree_leaves(inputs)]
+        self.examples = list(pytree.tree_leaves(inputs))
         self.refs: dict[Any, Any] = {}
         self.ops: list[Op] = []
         self.count = 0

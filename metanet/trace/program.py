@@ -143,3 +143,14 @@ def substitute(tree: Any, function: Callable[[Ref], Any]) -> Any:
         parts = [substitute(part, function) for part in tree]
         return tuple(parts) if isinstance(tree, tuple) else parts
     return tree
+
+
+def substitute_leaves(tree: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """The tree with each leaf of one type replaced."""
+    if isinstance(tree, kind):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: substitute_leaves(part, kind, function) for key, part in tree.items()}
+    if type(tree) in (tuple, list):
+        return type(tree)(substitute_leaves(part, kind, function) for part in tree)
+    return tree

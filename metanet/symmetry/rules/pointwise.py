@@ -9,24 +9,24 @@ from metanet.symmetry.factor import Expr, length
 from metanet.symmetry.rules.context import Context, Value
 from metanet.symmetry.rules.registry import rule
 
-_ACTIVATIONS = (
-    "relu relu6 gelu silu sigmoid tanh sin cos exp elu selu celu leaky_relu softplus mish "
-    "hardswish hardsigmoid hardtanh logsigmoid log_sigmoid softsign threshold tanhshrink "
-    "hardshrink softshrink erf"
-).split()
-_PLAIN = (
-    "abs neg sqrt rsqrt reciprocal square log log1p log2 log10 exp2 expm1 erfc erfinv sign sgn "
-    "floor ceil round trunc frac tan sinh cosh asin acos atan asinh acosh atanh sinc logit "
-    "bitwise_not logical_not isnan isinf isfinite nan_to_num clamp clamp_min clamp_max clip "
-    "add sub rsub mul div true_divide floor_divide remainder fmod pow float_power maximum minimum "
-    "fmax fmin atan2 hypot lerp addcmul addcdiv where eq ne lt le gt ge logical_and logical_or "
-    "logical_xor bitwise_and bitwise_or bitwise_xor xlogy masked_fill dropout feature_dropout "
-    "alpha_dropout to _to_copy clone contiguous detach alias lift_fresh lift_fresh_copy "
-    "copy fill zero polar complex real imag conj deg2rad rad2deg copysign heaviside "
-    "positive float double half type _conj resolve_conj resolve_neg multiply "
-    "subtract divide negative __and__ __or__ __xor__ not_equal greater less greater_equal "
-    "less_equal absolute fix special_expit special_erf isclose"
-).split()
+_ACTIVATIONS = """
+    relu relu6 gelu silu sigmoid tanh sin cos exp elu selu celu leaky_relu softplus mish
+    hardswish hardsigmoid hardtanh logsigmoid log_sigmoid softsign threshold tanhshrink
+    hardshrink softshrink erf
+""".split()  # noqa: SIM905
+_PLAIN = """
+    abs neg sqrt rsqrt reciprocal square log log1p log2 log10 exp2 expm1 erfc erfinv sign sgn
+    floor ceil round trunc frac tan sinh cosh asin acos atan asinh acosh atanh sinc logit
+    bitwise_not logical_not isnan isinf isfinite nan_to_num clamp clamp_min clamp_max clip
+    add sub rsub mul div true_divide floor_divide remainder fmod pow float_power maximum minimum
+    fmax fmin atan2 hypot lerp addcmul addcdiv where eq ne lt le gt ge logical_and logical_or
+    logical_xor bitwise_and bitwise_or bitwise_xor xlogy masked_fill dropout feature_dropout
+    alpha_dropout to _to_copy clone contiguous detach alias lift_fresh lift_fresh_copy
+    copy fill zero polar complex real imag conj deg2rad rad2deg copysign heaviside
+    positive float double half type _conj resolve_conj resolve_neg multiply
+    subtract divide negative __and__ __or__ __xor__ not_equal greater less greater_equal
+    less_equal absolute fix special_expit special_erf isclose
+""".split()  # noqa: SIM905
 
 
 def tensors_in(tree: Any) -> Iterator[Value]:

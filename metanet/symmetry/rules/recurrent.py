@@ -92,7 +92,7 @@ def cell(ctx: Context, x: Value, hx: Any, *params: Any) -> Any:
     weights = [p for p in params if isinstance(p, Value)]
     out, hidden = _cell(ctx, x.axes[-1], weights, _GATES[_kind(ctx)], x.depth, False)
     for state in states:
-        if not (state.uniform or all_fixed(state.axes[-1]) and all_fixed(hidden)):
+        if not (state.uniform or (all_fixed(state.axes[-1]) and all_fixed(hidden))):
             ctx.tie(state.axes[-1], hidden)
     value = Value((*x.axes[:-1], out), depth=x.depth + 1)
     return value if len(ctx.shapes) == 1 else (value, value)

@@ -1,0 +1,278 @@
+"""``verify``: numerical proof that a space's group leaves a network's function unchanged.
+
+The recorded program is run, never the module (which may keep caches), in float64 with its casts
+lifted, with parameters and running statistics randomised, for fresh initialisation hides wrong
+permutations behind zeros and ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metanet.errors import SpaceMismatch
+from metanet.symmetry.action import act
+from metanet.symmetry.element import GroupElement, table_shape
+from metanet.symmetry.group import Group
+from metanet.symmetry.infer import record
+from metanet.symmetry.randomise import fill, inputs
+from metanet.symmetry.rules.source import IGNORED
+from metanet.symmetry.space import WeightSpace
+from metanet.trace.program import Op, Program, substitute_leaves
+
+TOLERANCE = 1e-10
+"""Largest relative change of an output that counts as rounding."""
+_DETECTED = 1e-8
+_GAINS = (1.0, 0.3, 0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Negative controls: each live group that occurs in several tensors is moved in one alone.
+
+    ``total`` such groups, ``detected`` those whose move changed an output; ``dead`` groups that
+    no output depends on and ``single`` groups in one tensor only are counted and not tried.
+    """
+
+    total: int
+    detected: int
+    dead: int
+    single: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was tried and what came out; ``ok`` needs every part of it."""
+
+    ok: bool
+    max_error: float
+    samples: int
+    dtype: str
+    controls: Controls
+    undetected: tuple[str, ...] = ()
+    empty: bool = False
+    notes: tuple[str, ...] = ()
+
+    def report(self) -> str:
+        """A few lines for people."""
+        c = self.controls
+        lines = [
+            "verified" if self.ok else "NOT VERIFIED",
+            f"  {self.samples} random elements change the outputs by at most "
+            f"{self.max_error:.1e} (relative, {self.dtype})",
+            f"  negative controls: {c.detected} of {c.total} detected; {c.single} groups in one "
+            f"tensor only, {c.dead} dead",
+        ]
+        if self.undetected:
+            lines.append(f"  undetected: {', '.join(self.undetected)}")
+        if self.empty:
+            lines.append("  the space has no live group although the network has hidden layers: "
+                         "nothing was proved")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"undetected": list(self.undetected), "notes": list(self.notes)}
+
+
+def verify(
+    module: nn.Module, space: WeightSpace, example_inputs: Any = None, samples: int = 3,
+    seed: int = 0,
+) -> Verification:
+    """Try ``samples`` random elements on random weights, and one negative control per group.
+
+    Args:
+        module: the network; its own weights do not matter and are not touched.
+        space: any space of its tensors, inferred or written by hand.
+        example_inputs: as for ``infer``.
+        samples: number of (weights, element) pairs.
+        seed: of the random numbers.
+
+    Raises:
+        SpaceMismatch: the space is about other tensors.
+        TraceError: the forward cannot be recorded.
+    """
+    return verify_program(record(module, example_inputs), space, samples, seed)
+
+
+def verify_program(
+    program: Program, space: WeightSpace, samples: int = 3, seed: int = 0
+) -> Verification:
+    """``verify`` for a recorded program."""
+    check_names(program, space)
+    trial = _Trial(program, space)
+    error, notes = 0.0, []
+    for sample in range(max(samples, 1)):
+        found, note = trial.invariance(seed + sample)
+        error = max(error, found)
+        notes += [note] if note else []
+    live = [group for group in space.groups if not group.dead]
+    several = [group for group in live if len(group.tensors) > 1]
+    undetected = tuple(group.label for group in several if not trial.control(group, error))
+    empty = not live and sum(len(spec.shape) > 1 for spec in space.tensors.values()) > 1
+    controls = Controls(len(several), len(several) - len(undetected),
+                        len(space.groups) - len(live), len(live) - len(several))
+    ok = error <= TOLERANCE and not undetected and not empty
+    return Verification(ok, error, max(samples, 1), "float64", controls, undetected, empty,
+                        tuple(dict.fromkeys(notes)))
+
+
+def check_names(program: Program, space: WeightSpace) -> None:
+    """Names and shapes of the space and of the program must be the same."""
+    known = {*space.tensors, *space.aliases}
+    classes: dict[str, list[str]] = {}
+    for name in program.tensors:
+        classes.setdefault(program.aliases.get(name, name), []).append(name)
+    missing = [names[0] for names in classes.values() if not known.intersection(names)]
+    extra = sorted(known - program.tensors.keys())
+    if missing or extra:
+        raise SpaceMismatch(
+            f"the space and the network have different tensors: {_few(missing)} only in the "
+            f"network, {_few(extra)} only in the space. Infer the space from this network."
+        )
+    for name in known:
+        expected, found = program.tensors[name][0], space.tensors[space.owner(name)].shape
+        if expected != found:
+            raise SpaceMismatch(f"tensor {name!r} has shape {expected} in the network and {found} "
+                                "in the space")
+    for names in classes.values():
+        owners = {space.owner(name) for name in names if name in known}
+        if len(owners) > 1:
+            raise SpaceMismatch(
+                f"{' and '.join(map(repr, sorted(owners)))} are one tensor in the network and two "
+                f"in the space: write '{sorted(owners)[1]} = {sorted(owners)[0]}' there"
+            )
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:4])) or "none"
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+
+
+class _Trial:
+    """One program with one set of random values at a time."""
+
+    def __init__(self, program: Program, space: WeightSpace) -> None:
+        self.program = program
+        self.space = space
+        self.gain = _GAINS[0]
+        self.state: dict[str, Tensor] = {}
+        self.given: dict[str, Tensor] = {}
+        self.output: list[Tensor] = []
+
+    def invariance(self, seed: int) -> tuple[float, str | None]:
+        """Largest relative change of an output under a random element, and a remark.
+
+        Weights that make the network amplify rounding errors prove nothing: where a change is no
+        larger than what a perturbation by one part in 1e15 does, smaller weights are taken.
+        """
+        note = None
+        for gain in [g for g in _GAINS if g <= self.gain]:
+            self.gain = gain
+            self._draw(seed, gain)
+            error = self._error(self._moved(seed))
+            if error <= TOLERANCE or not self._unstable(error, seed):
+                return error, note
+            note = f"weights were scaled by {gain / 3:.1g} or less: the network amplifies rounding"
+        return error, "the network amplifies rounding errors whatever the size of its weights"
+
+    def control(self, group: Group, noise: float) -> bool:
+        """Whether moving a group in one tensor alone changes an output, for some tensor."""
+        shape = table_shape(self.space, group)
+        table = np.broadcast_to(np.roll(np.arange(group.size), 1), shape).copy()
+        values = {}
+        if group.kind in ("signed", "positive"):
+            values[group.label] = np.full(shape, -1.0 if group.kind == "signed" else 2.0)
+        element = GroupElement(self.space, {group.label: table}, values)
+        least = max(_DETECTED, 1e3 * noise if np.isfinite(noise) else 0.0)
+        for name in group.tensors:
+            moved = dict(self.state)
+            moved[name] = act(element, name, self.state[name])
+            if not self._error(moved) <= least:
+                return True
+        return False
+
+    def _draw(self, seed: int, gain: float) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        drawn = fill(self.program, rng, gain)
+        owners = {self.program.aliases.get(n, n): self.space.owner(n)
+                  for n in (*self.space.tensors, *self.space.aliases)}
+        self.state = {space: drawn[name] for name, space in owners.items()}
+        self.given = inputs(self.program, rng)
+        self.output = self._run(self.state)
+
+    def _moved(self, seed: int) -> dict[str, Tensor]:
+        element = self.space.random(seed)
+        return {name: act(element, name, tensor) for name, tensor in self.state.items()}
+
+    def _run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        values = dict(self.given)
+        owners = {self.program.aliases.get(n, n): self.space.owner(n)
+                  for n in (*self.space.tensors, *self.space.aliases)}
+        for name in self.program.tensors:
+            values[name] = state[owners[self.program.aliases.get(name, name)]]
+        with torch.no_grad(), _double_by_default():
+            found = self.program.run(values, _lifted)
+        return [value for value in found if isinstance(value, Tensor)]
+
+    def _error(self, state: Mapping[str, Tensor]) -> float:
+        return max((relative_change(a, b) for a, b in
+                    zip(self.output, self._run(state), strict=True)), default=0.0)
+
+    def _unstable(self, error: float, seed: int) -> bool:
+        if not np.isfinite(error):
+            return True
+        rng = torch.Generator().manual_seed(seed + 1)
+        noisy = {
+            name: t * (1 + 1e-15 * torch.randn(t.shape, generator=rng, dtype=t.dtype))
+            for name, t in self.state.items()
+        }
+        return error <= 100 * self._error(noisy)
+
+
+def relative_change(a: Tensor, b: Tensor) -> float:
+    """Largest change of an entry over the largest entry; infinite for values that are not finite.
+
+    Integers and booleans change by 1 or not at all.
+    """
+    if not (a.is_floating_point() or a.is_complex()):
+        return float(not torch.equal(a, b))
+    if a.numel() == 0:
+        return 0.0
+    same = (a == b) | (a.isnan() & b.isnan())
+    if bool(same.all()):
+        return 0.0 if bool((~a.isnan()).any()) else float("inf")
+    a, b = a[~same], b[~same]
+    change = (a - b).abs().max().item()
+    scale = max(a.abs().max().item(), b.abs().max().item())
+    return change / scale if np.isfinite(change) and np.isfinite(scale) else float("inf")
+
+
+def _lifted(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """One operation with every cast to a smaller float made a cast to float64."""
+    if op.family in IGNORED:
+        return None
+    args, kwargs = substitute_leaves((args, kwargs), torch.dtype, _wide)
+    return op.function(*args, **kwargs)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
+
+
+@contextmanager
+def _double_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
