@@ -21,6 +21,7 @@ from metanet.nn.grid import Grid, Slot, grids
 from metanet.symmetry import WeightSpace
 
 MAX_SLOTS = 6
+DIAGONAL_SLOTS = 4
 
 Signature: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 """Surviving classes in canonical order: label, and places of the bases in this order."""
@@ -46,6 +47,12 @@ class Pattern:
             for chosen in combinations(every, size):
                 if all(set(self.bases[i]) <= set(chosen) for i in chosen):
                     yield chosen
+
+    def nodes(self) -> Iterator[tuple[int, ...]]:
+        """The empty set, and each class with its bases."""
+        yield ()
+        for i, bases in enumerate(self.bases):
+            yield tuple(sorted({*bases, i}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +98,51 @@ class Basis:
 
 @lru_cache(maxsize=64)
 def basis(space: WeightSpace, frozen: str = "auto") -> Basis:
-    """The basis of a space; computed once per space.
+    """The complete basis of a space; computed once per space.
 
     Raises:
         SymmetryError: if a block has more than six slots.
     """
     seen = grids(space, frozen)
-    features: dict[Signature, list[Piece]] = {}
-    terms: dict[Signature, list[Piece]] = {}
     for name, grid in seen.items():
         if len(grid.slots) > MAX_SLOTS:
             raise SymmetryError(f"block {name!r} has {len(grid.slots)} permutable digits; the "
-                                f"complete basis is offered for at most {MAX_SLOTS}")
-        for pattern in patterns(grid.slots):
-            for chosen in pattern.closed_sets():
-                signature, orders = matchings(pattern, chosen)
-                pieces = [Piece(name, pattern, order) for order in orders]
-                features.setdefault(signature, []).extend(pieces)
-                terms.setdefault(signature, []).append(pieces[0])
+                                f"complete basis is offered for at most {MAX_SLOTS}. GMNLayer "
+                                f"takes any number")
+    return _collected(seen, {
+        name: [(pattern, chosen) for pattern in patterns(grid.slots)
+               for chosen in pattern.closed_sets()]
+        for name, grid in seen.items()})
+
+
+@lru_cache(maxsize=64)
+def node_basis(space: WeightSpace, frozen: str = "auto") -> Basis:
+    """The part of the basis between blocks and single nodes (or the global state).
+
+    Diagonals count in blocks of up to four slots. Its size is linear in the number of blocks.
+    """
+    seen = grids(space, frozen)
+    views = {}
+    for name, grid in seen.items():
+        every = patterns(grid.slots) if len(grid.slots) <= DIAGONAL_SLOTS else [_discrete(grid)]
+        views[name] = [(pattern, chosen) for pattern in every for chosen in pattern.nodes()]
+    return _collected(seen, views)
+
+
+def _discrete(grid: Grid) -> Pattern:
+    return _pattern(grid.slots, {i: i for i in range(len(grid.slots))})
+
+
+def _collected(seen: dict[str, Grid],
+               views: dict[str, list[tuple[Pattern, tuple[int, ...]]]]) -> Basis:
+    features: dict[Signature, list[Piece]] = {}
+    terms: dict[Signature, list[Piece]] = {}
+    for name, found in views.items():
+        for pattern, chosen in found:
+            signature, orders = matchings(pattern, chosen)
+            pieces = [Piece(name, pattern, order) for order in orders]
+            features.setdefault(signature, []).extend(pieces)
+            terms.setdefault(signature, []).append(pieces[0])
     order = sorted(features, key=lambda s: (len(s), s))
     return Basis(seen, tuple(Bucket(s, tuple(features[s]), tuple(terms[s])) for s in order))
 
@@ -160,3 +194,11 @@ def matchings(pattern: Pattern, chosen: Sequence[int]
         elif spelled == best:
             orders.append(order)
     return best or (), orders
+
+
+def node_signature(space: WeightSpace, label: str) -> Signature:
+    """The signature of a group's neurons: one class of its label and one of each base."""
+    labels = (*space.group(label).over, label)
+    bases = tuple(tuple(labels.index(b) for b in space.group(name).over) for name in labels)
+    places = range(len(labels))
+    return matchings(Pattern(tuple((i,) for i in places), labels, bases), places)[0]

@@ -72,21 +72,28 @@ def to_sorted(value: Tensor, order: Sequence[int]) -> Tensor:
     return value.permute(0, *(1 + order.index(i) for i in sorted(order)), value.ndim - 1)
 
 
-def combine(parts: Iterable[tuple[frozenset[int], Tensor]], rank: int) -> Tensor:
-    """Sum of parts ``[N or 1, *kept classes sorted, c]``, broadcast to all ``rank`` classes.
+def combine(parts: Iterable[tuple[frozenset[int], Tensor]], rank: int) -> list[Tensor]:
+    """Parts ``[N or 1, *kept classes sorted, c]`` whose sum, broadcast to all classes, is wanted.
 
-    The part that keeps all classes must be among them. Small parts are added into the smallest
-    part that holds them, so that few additions are of full size.
+    Small parts are added into the smallest part that holds them, so that few additions are of
+    full size; if one part keeps every class, all end in it.
+
+    Returns:
+        Tensors of full rank, broadcastable to ``[N, *classes, c]``.
     """
     sums: dict[frozenset[int], Tensor] = {}
     for kept, value in parts:
         sums[kept] = sums[kept] + value if kept in sums else value
+    whole, left = frozenset(range(rank)), []
     for kept in sorted(sums, key=len):
-        if len(kept) == rank:
-            return sums[kept]
-        into = min((other for other in sums if kept < other), key=lambda k: sums[k].numel())
-        sums[into] = sums[into] + _spread(sums.pop(kept), kept, into)
-    raise ValueError("no part keeps every class")
+        value = sums.pop(kept)
+        larger = [other for other in sums if kept < other]
+        if larger:
+            into = min(larger, key=lambda k: sums[k].numel())
+            sums[into] = sums[into] + _spread(value, kept, into)
+        else:
+            left.append(_spread(value, kept, whole))
+    return left
 
 
 def _spread(value: Tensor, kept: frozenset[int], into: frozenset[int]) -> Tensor:
@@ -99,11 +106,12 @@ def _spread(value: Tensor, kept: frozenset[int], into: frozenset[int]) -> Tensor
 def expand(parts: dict[Pattern, list[tuple[frozenset[int], Tensor]]]) -> Tensor:
     """The block ``[N, *slots, c]`` that is the sum of parts of several patterns.
 
-    The discrete pattern must be among them; the others are written on its diagonals.
+    The discrete pattern must be among them, with a part that keeps every class and, if there are
+    other patterns, another one (so that the sum is fresh); those are added to its diagonals.
     """
     whole = next(pattern for pattern in parts if pattern.discrete)
-    total = combine(parts[whole], len(whole.classes))
+    (total,) = combine(parts[whole], len(whole.classes))
     for pattern, terms in parts.items():
-        if pattern is not whole:
-            diagonal(total, pattern).add_(combine(terms, len(pattern.classes)))
+        for value in combine(terms, len(pattern.classes)) if pattern is not whole else ():
+            diagonal(total, pattern).add_(value)
     return total

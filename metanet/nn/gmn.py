@@ -1,0 +1,195 @@
+"""GMNLayer: message passing on dense typed blocks, no edge lists.
+
+After graph metanetworks (arXiv 2312.04501) and neural graphs (arXiv 2403.12143), on the blocks of
+any space: a block of k slots is a set of hyperedges between k node sets, one per group; a fibred
+group has nodes ``[*over, n]``. A message is ``act(W_e·e + Σ_j W_j·h_j + W_g·u)`` with the node and
+global parts computed once per node and broadcast; nodes collect means of it. Slots have weights of
+their own, so several places of a group in one tensor are told apart, and (in blocks of up to four
+slots) so are its diagonals.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metanet.errors import SymmetryError
+from metanet.graph import WeightBatch
+from metanet.nn.basis import Basis, Pattern, Piece, node_basis, node_signature
+from metanet.nn.latent import GLOBAL, node_name
+from metanet.nn.reduce import Reductions, expand, to_sorted
+from metanet.nn.unf import check_input, short
+from metanet.symmetry import WeightSpace
+
+_Parts: TypeAlias = dict[str, dict[Pattern, list[tuple[frozenset[int], Tensor]]]]
+
+
+def matrix(rows: int, columns: int, zero: bool = False) -> nn.Parameter:
+    """A weight of variance 1/rows, or zero."""
+    return nn.Parameter(torch.zeros(rows, columns) if zero
+                        else torch.randn(rows, columns) / sqrt(rows))
+
+
+class NodeSet(nn.Module):
+    """The states of one group's neurons (or the global state): what they get and what they give.
+
+    Args:
+        incoming: reductions of messages to these nodes.
+        outgoing: places of blocks that these nodes are broadcast to.
+        state: where the batch holds the states, if it does.
+    """
+
+    def __init__(self, incoming: tuple[Piece, ...], outgoing: tuple[Piece, ...],
+                 state: Piece | None, c: int, hidden: int) -> None:
+        super().__init__()
+        self.incoming, self.outgoing, self.state = incoming, outgoing, state
+        self.hidden = hidden
+        held = state is not None
+        self.collect = matrix(len(incoming) * hidden, hidden)
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.own = matrix(c, hidden) if held else None
+        self.context = matrix(c, hidden)
+        self.update = matrix(hidden, c, zero=held)
+        self.before = matrix(c, len(outgoing) * hidden) if held else None
+        self.after = matrix(c, len(outgoing) * hidden)
+
+    def read(self, batch: WeightBatch) -> Tensor | None:
+        """The states ``[N, *nodes in canonical order, c]`` that a batch holds."""
+        if self.state is None:
+            return None
+        held = Reductions(batch.blocks[self.state.block])
+        return held.ordered(self.state.pattern, self.state.order)
+
+    def write(self, blocks: dict[str, Tensor], state: Tensor) -> None:
+        """Put the states back where they were read."""
+        if self.state is not None:
+            blocks[self.state.block] = to_sorted(state, self.state.order)
+
+    def step(self, messages: dict[str, Reductions], state: Tensor | None,
+             context: Tensor | None) -> Tensor:
+        """New states from messages, old states and the global state ``[N, c]``."""
+        found = [messages[p.block].ordered(p.pattern, p.order) for p in self.incoming]
+        value = torch.cat(found, -1) @ self.collect + self.bias
+        if state is not None and self.own is not None:
+            value = value + state @ self.own
+        if context is not None:
+            shape = (context.shape[0], *(1,) * (value.ndim - 2), -1)
+            value = value + (context @ self.context).reshape(shape)
+        new = F.gelu(value) @ self.update
+        return new if state is None else state + new
+
+    def give(self, parts: _Parts, state: Tensor | None, weight: Tensor | None) -> None:
+        """Add these nodes' share of the messages to the parts of the blocks."""
+        if state is None or weight is None:
+            return
+        mixed = state @ weight
+        for i, piece in enumerate(self.outgoing):
+            value = to_sorted(mixed.narrow(-1, i * self.hidden, self.hidden), piece.order)
+            parts[piece.block].setdefault(piece.pattern, []).append((piece.survivors, value))
+
+
+class GMNLayer(nn.Module):
+    """Messages between edge, node and global states, both directions, gated residual updates.
+
+    Args:
+        space: input and output are batches of this space. On a latent space (``nn.latent``) the
+            tensors ``@label`` and ``@`` are the node and global states; on any other space states
+            live within the layer only.
+        c: channels in and out.
+        hidden: width of the messages; by default ``c``.
+        frozen: see ``metanet.nn.grid``.
+
+    At initialisation the layer is the identity (zero-init residual).
+
+    Raises:
+        SymmetryError: if the space has no tensor besides states.
+    """
+
+    coupled = True
+
+    def __init__(self, space: WeightSpace, c: int, hidden: int | None = None,
+                 frozen: str = "auto") -> None:
+        super().__init__()
+        self.space, self.c_in, self.c_out, self.hidden = space, c, c, hidden or c
+        self.basis = node_basis(space, frozen)
+        states = _states(space, self.basis)
+        self.edges = tuple(name for name in self.basis.grids if name not in states.values())
+        if not self.edges:
+            raise SymmetryError("the space holds nothing but states, so there is no message")
+        self.edge_in, self.edge_bias, self.edge_out = (nn.ParameterList() for _ in range(3))
+        for name in self.edges:
+            width = self.basis.grids[name].width * c
+            self.edge_in.append(matrix(width, self.hidden))
+            self.edge_bias.append(nn.Parameter(torch.zeros(self.hidden)))
+            # First half: gates; second half: values, zero at first.
+            gates, values = matrix(self.hidden, width), matrix(self.hidden, width, zero=True)
+            self.edge_out.append(nn.Parameter(torch.cat([gates.data, values.data], -1)))
+        labels = [group.label for group in space.normal_groups]
+        self.nodes = nn.ModuleList(self._node_set(label, states.get(label)) for label in labels)
+        # The global state is the node set without a group: every block gives it one mean.
+        self.root = self._node_set("", states.get(""))
+        scalars = self.basis.by_signature[()].terms
+        self._whole = {p.block: p.pattern for p in scalars if p.pattern.discrete}
+
+    def _node_set(self, label: str, held: str | None) -> NodeSet:
+        bucket = self.basis.by_signature[node_signature(self.space, label) if label else ()]
+        state = next((p for p in bucket.terms if p.block == held and p.pattern.discrete), None)
+        incoming = tuple(p for p in bucket.features if p.block in self.edges)
+        outgoing = tuple(p for p in bucket.terms if p.block in self.edges)
+        return NodeSet(incoming, outgoing, state, self.c_in, self.hidden)
+
+    def forward(self, batch: WeightBatch) -> WeightBatch:
+        """``[N, *factors, c]`` → ``[N, *factors, c]``."""
+        check_input(self.space, self.c_in, batch)
+        grids = self.basis.grids
+        values = {name: grids[name].fold(batch.blocks[name]) for name in self.edges}
+        seen = {name: values[name] @ weight + bias for name, weight, bias in zip(
+            self.edges, self.edge_in, self.edge_bias, strict=True)}
+        sets: list[NodeSet] = [self.root, *self.nodes]  # type: ignore[list-item]
+        states = [nodes.read(batch) for nodes in sets]
+        context = states[0]
+        mixed = self._messages(seen, [(s, x, s.before) for s, x in zip(sets, states, strict=True)])
+        messages = {name: Reductions(value) for name, value in mixed.items()}
+        new = [nodes.step(messages, state, context)
+               for nodes, state in zip(sets, states, strict=True)]
+        mixed = self._messages(seen, [(s, x, s.after) for s, x in zip(sets, new, strict=True)])
+        blocks = dict(batch.blocks)
+        for name, weight in zip(self.edges, self.edge_out, strict=True):
+            gate, change = (mixed[name] @ weight).chunk(2, -1)
+            blocks[name] = grids[name].unfold(values[name] + gate.sigmoid() * change)
+        for nodes, state in zip(sets, new, strict=True):
+            nodes.write(blocks, state)
+        return batch.with_blocks(blocks)
+
+    def _messages(self, seen: dict[str, Tensor],
+                  givers: list[tuple[NodeSet, Tensor | None, Tensor | None]]
+                  ) -> dict[str, Tensor]:
+        """``act(W_e·e + Σ W_j·h_j + W_g·u)`` of every block, ``[N, *slots, hidden]``."""
+        parts: _Parts = {}
+        for name, value in seen.items():
+            whole = self._whole[name]
+            parts[name] = {whole: [(frozenset(range(len(whole.classes))), value)]}
+        for nodes, state, weight in givers:
+            nodes.give(parts, state, weight)
+        return {name: F.gelu(expand(parts[name])) for name in self.edges}
+
+    def __repr__(self) -> str:
+        return (f"GMNLayer({short(self.space)} -> {short(self.space)}, {self.c_in} -> "
+                f"{self.c_out}, hidden {self.hidden}, {len(self.nodes)} node sets)")
+
+
+def _states(space: WeightSpace, seen: Basis) -> dict[str, str]:
+    """Group label (empty for the global state) → the tensor that holds its states."""
+    found = {}
+    for group in space.normal_groups:
+        grid = seen.grids.get(node_name(group.label))
+        labels = sorted([group.label, *group.over])
+        if grid and not grid.folded and sorted(s.label for s in grid.slots) == labels:
+            found[group.label] = grid.block.name
+    if GLOBAL in seen.grids and not seen.grids[GLOBAL].block.digits:
+        found[""] = GLOBAL
+    return found
