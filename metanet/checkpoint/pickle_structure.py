@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from metanet.checkpoint.info import Opaque
 
 # Less than two seconds at worst; a tensor takes about 30 opcodes.
-MAX_OPS = 800_000
+MAX_OPS = 600_000
+HIGHEST_PROTOCOL = 5
 
 _STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
@@ -193,6 +194,7 @@ class Interpreter:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.unknown: list[str] = []
+        self.protocol = 0
 
     def run(self) -> Any:
         """The value of the next pickle of the stream. Raises Refused or any parser's error."""
@@ -213,6 +215,11 @@ class Interpreter:
             if self.left < 0:
                 raise Refused(f"more than {MAX_OPS} steps")
             yield item
+
+    def _check_protocol(self, protocol: int) -> None:
+        if not 0 <= protocol <= HIGHEST_PROTOCOL:
+            raise Refused(f"an unknown protocol ({protocol})")
+        self.protocol = max(self.protocol, protocol)
 
     def _refuse(self, _arg: Any) -> None:
         raise Refused("an opcode that torch never writes")
@@ -325,7 +332,7 @@ _LITERAL = frozenset({
     "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 })
 _HANDLERS: dict[str, Callable[[Interpreter, Any], None]] = {
-    "PROTO": lambda m, a: None,
+    "PROTO": lambda m, a: m._check_protocol(a),
     "FRAME": lambda m, a: None,
     "MARK": _push(lambda m: _Mark),
     "NONE": _push(lambda m: None),

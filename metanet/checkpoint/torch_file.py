@@ -11,6 +11,7 @@ import io
 import mmap
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ _AGAIN = "The file is damaged or made to deceive; download or save it again"
 _RESAVE = ("Where you trust it, load it with the code that wrote it and save only its tensors: "
            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')")
 _DEEP = 200
+_SAFE_PROTOCOL = 3
 
 
 def _code_refusal(path: Path, unknown: list[str]) -> CheckpointError:
@@ -61,6 +63,10 @@ def _interpret(path: Path, machine: Interpreter) -> Any:
                       "Download or save it again") from error
     if machine.unknown:
         raise _code_refusal(path, machine.unknown)
+    if machine.protocol > _SAFE_PROTOCOL:
+        raise refusal(path, f"it was saved with pickle protocol {machine.protocol}, which torch "
+                      "cannot read without running code", "Save it again with the default "
+                      "pickle_protocol, or as safetensors")
     return value
 
 
@@ -146,7 +152,9 @@ def _load(path: Path, lazily: bool) -> Any:
     """The only call of torch.load in the project. Never without ``weights_only``."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual but readable protocols
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
 
 
 def _reader(path: Path, tree: Any, lazily: bool) -> Callable[[Path_], Tensor]:

@@ -102,8 +102,9 @@ def _index(name: str, phrase: str, mapping: Any) -> None:
         save_file({"a": torch.zeros(2), "a2": torch.zeros(2)}, path / "one.safetensors")
         save_file({"b": torch.zeros(2)}, path / "two.safetensors")
         save_file({"c": torch.zeros(2)}, path.parent / "outside.safetensors")
-        told = json.dumps({"weight_map": mapping}).encode()
-        told = mapping if isinstance(mapping, bytes) else told
+        told = mapping
+        if not isinstance(mapping, bytes):
+            told = json.dumps({"weight_map": mapping}).encode()
         (path / "model.safetensors.index.json").write_bytes(told)
     maker.__name__ = f"index_{name}"
     hostile(phrase)(maker)

