@@ -71,11 +71,11 @@ def keys(view: Tensor, sign: int) -> Hash:
         return mix(keys(real[..., 0], sign) + salt(1)) + keys(real[..., 1], sign)
     if view.is_floating_point():
         wide: Float64[Tensor, "..."] = view.to(torch.float64) * sign + 0.0
-        bits = torch.where(wide.isnan(), torch.nan, wide).numpy().view(np.uint64)
+        bits = torch.where(wide.isnan(), torch.nan, wide).numpy()
     else:
-        bits = (view.to(torch.int64) * sign).numpy().view(np.uint64)
-    hashed: Hash = mix(bits + salt(0))
-    return hashed
+        bits = (view.to(torch.int64) * sign).numpy()
+    found: Hash = mix(bits.view(np.uint64) + salt(0))
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,301 @@
+"""Weight matching: the element that brings one checkpoint closest to another, and the distance.
+
+Coordinate descent on the sum over tensors of ``<a, g b>`` (Ainsworth et al., "Git Re-Basin", ICLR
+2023), for any space: fibred groups by nested assignment, signs by the sign of the gain. Gains are
+in float64, an assignment is kept unless another is truly better, and every step is checked on the
+objective itself, so the objective never falls.
+
+Running statistics take no part in objective or distance (they follow their neurons); nor do
+integer tensors. An alias counts once. Groups of kind positive are permuted, not rescaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metanet.errors import SpaceMismatch, SymmetryError
+from metanet.symmetry.action import act, check
+from metanet.symmetry.assign import assign
+from metanet.symmetry.element import GroupElement
+from metanet.symmetry.gains import collect, family, moved_view
+from metanet.symmetry.group import Group
+from metanet.symmetry.inputs import Weights, tensors_of
+from metanet.symmetry.kinds import PERMUTING
+from metanet.symmetry.space import WeightSpace
+from metanet.symmetry.starts import grown_start, random_start
+
+_EPS = 1e-12
+# Where a group meets itself in a tensor, the linear gain may overshoot: then the old places are
+# made dearer by these shares (they add up) of the largest gain, until the step is short enough.
+_PULLS = (0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The result of matching ``b`` to ``a``.
+
+    ``element.apply(b)`` is aligned to ``a``. ``objective`` is the sum over tensors of
+    ``<a, element b>``; ``history`` its value at the start and after each sweep of the best run;
+    ``objectives`` the end of every run: from ``init``, or from the identity and from the fixed
+    axes; then the random restarts.
+    ``converged`` says that the last sweep changed nothing. ``matched`` is, per group, the mean
+    cosine between a neuron's weights in ``a`` and those of its partner: 1 where they are equal up
+    to size, 0 where they have nothing in common.
+    """
+
+    element: GroupElement
+    objective: float
+    sweeps: int
+    converged: bool
+    matched: dict[str, float]
+    history: tuple[float, ...]
+    objectives: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distance of two checkpoints over the best element that was found.
+
+    ``aligned`` and ``naive`` are Euclidean norms of the difference with and without alignment,
+    ``norm`` is the root mean square of the norms of both; ``relative`` is ``aligned / norm``
+    (0 for equal, about sqrt(2) for unrelated weights). A Distance compares with numbers, and
+    ``float`` of it is, the aligned one. It is an upper bound of the distance of the orbits.
+    """
+
+    aligned: float
+    naive: float
+    norm: float
+    relative: float
+    match: Match
+
+    def __float__(self) -> float:
+        return self.aligned
+
+    def __lt__(self, other: float | Distance) -> bool:
+        return self.aligned < float(other)
+
+    def __le__(self, other: float | Distance) -> bool:
+        return self.aligned <= float(other)
+
+    def __gt__(self, other: float | Distance) -> bool:
+        return self.aligned > float(other)
+
+    def __ge__(self, other: float | Distance) -> bool:
+        return self.aligned >= float(other)
+
+
+def match(
+    a: Weights,
+    b: Weights,
+    space: WeightSpace,
+    *,
+    init: GroupElement | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    max_sweeps: int = 100,
+    dtype: torch.dtype = torch.float64,
+) -> Match:
+    """Find the element whose action on ``b`` comes closest to ``a``.
+
+    Args:
+        a: the reference: tensors, a checkpoint or a module.
+        b: what is moved.
+        space: the space of both; its groups are of kinds S, signed, positive and fixed.
+        init: where the first run starts; by default there are two, from the identity and from
+            an element that is grown from the fixed axes.
+        restarts: all but the first start at random elements.
+        seed: for the random starts and the order of the groups in them.
+        max_sweeps: sweeps over all groups per run.
+        dtype: of the products; sums of gains and assignments are in float64.
+
+    Raises:
+        SpaceMismatch: if tensors or ``init`` do not fit the space.
+        SymmetryError: for other kinds, complex or non-finite tensors.
+    """
+    if restarts < 1 or max_sweeps < 1:
+        raise SymmetryError(f"restarts ({restarts}) and max_sweeps ({max_sweeps}) are at least 1")
+    if init is not None and init.space != space:
+        raise SpaceMismatch("init is an element of another space")
+    if init is not None and any(bool((np.abs(v) != 1).any()) for v in init.values.values()):
+        raise SymmetryError("init must not rescale: matching moves neurons and signs only")
+    problem = _Problem(space, tensors_of(a), tensors_of(b), dtype)
+    runs = [_Run(problem, init or GroupElement(space), None, max_sweeps)]
+    if init is None:
+        runs.append(_Run(problem, grown_start(space, problem.a, problem.b), None, max_sweeps))
+    for number in range(1, restarts):
+        rng = np.random.default_rng([seed, number])
+        runs.append(_Run(problem, random_start(space, rng), rng, max_sweeps))
+    best = max(runs, key=lambda run: run.history[-1])
+    element = GroupElement(space, best.tables, best.values)
+    return Match(
+        element=element,
+        objective=best.history[-1],
+        sweeps=len(best.history) - 1,
+        converged=best.converged,
+        matched=problem.matched(best.tables, best.values),
+        history=tuple(best.history),
+        objectives=tuple(run.history[-1] for run in runs),
+    )
+
+
+def distance(a: Weights, b: Weights, space: WeightSpace, **options: object) -> Distance:
+    """Aligned and naive Euclidean distance of two checkpoints.
+
+    Args:
+        a: tensors, a checkpoint or a module.
+        b: the same.
+        space: the space of both.
+        options: as for ``match``.
+    """
+    one, other = tensors_of(a), tensors_of(b)
+    found = match(one, other, space, **options)  # type: ignore[arg-type]
+    aligned = naive = norm = 0.0
+    for name in compared(space, one):
+        left, right = one[name].detach().cpu().double(), other[name].detach().cpu().double()
+        aligned += float((left - act(found.element, name, right)).square().sum())
+        naive += float((left - right).square().sum())
+        norm += float(left.square().sum() + right.square().sum()) / 2
+    relative = (aligned / norm) ** 0.5 if norm else 0.0
+    return Distance(aligned**0.5, naive**0.5, norm**0.5, relative, found)
+
+
+def compared(space: WeightSpace, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that count in objective and distance: floats that are no running statistics."""
+    return [
+        name for name in space.tensors
+        if tensors[name].is_floating_point()
+        and not name.rpartition(".")[2].startswith("running_")
+        and not space.tensor_meta(name).role.startswith("running_")
+    ]
+
+
+class _Problem:
+    """Two checkpoints in the precision of the products."""
+
+    def __init__(
+        self, space: WeightSpace, a: Mapping[str, Tensor], b: Mapping[str, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        other = [str(g) for g in space.groups if g.kind not in PERMUTING]
+        if other:
+            raise SymmetryError(f"group {other[0]} cannot be matched: only the kinds S, signed "
+                                f"and positive are permutations")
+        for tensors in (a, b):
+            check(space, tensors)
+        self.space = space
+        self.names = compared(space, a)
+        self.a = {name: _number(name, a[name], dtype) for name in self.names}
+        self.b = {name: _number(name, b[name], dtype) for name in self.names}
+        self.size = {name: float(self.a[name].norm() * self.b[name].norm()) for name in self.names}
+
+    def touched(self, group: Group) -> list[str]:
+        """Tensors that a group or what is fibred over it stands in."""
+        names = {name for member in family(self.space, group) for name in member.tensors}
+        return [name for name in self.names if name in names]
+
+    def coupled(self, group: Group) -> bool:
+        """Whether a group stands twice in one block, so that its objective is not linear."""
+        return any(block.labels.count(group.label) > 1
+                   for name in group.tensors for block in self.space.blocks(name))
+
+    def gain(
+        self, name: str, tables: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
+    ) -> float:
+        """``<a, g b>`` of one tensor."""
+        return sum(
+            float((block.view(self.a[name])
+                   * moved_view(block, block.view(self.b[name]), tables, values)).sum())
+            for block in self.space.blocks(name)
+        )
+
+    def matched(
+        self, tables: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Mean cosine of partners, per group that stands in a compared tensor."""
+        sums = {g.label: np.zeros((3, int(np.prod(tables[g.label].shape))))
+                for g in self.space.groups}
+        seen = set()
+        for name in self.names:
+            for block in self.space.blocks(name):
+                left = block.view(self.a[name])
+                right = moved_view(block, block.view(self.b[name]), tables, values)
+                parts = torch.stack((left * right, left * left, right * right))
+                for position, digit in enumerate(block.digits):
+                    if digit.label in sums:
+                        own = [p + 1 for p in (*digit.bases, position)]
+                        rest = [p for p in range(1, parts.ndim) if p not in own]
+                        rows = parts.permute(0, *own, *rest).reshape(
+                            3, sums[digit.label].shape[1], -1)
+                        sums[digit.label] += rows.sum(-1).numpy()
+                        seen.add(digit.label)
+        return {label: _cosine(*found) for label, found in sums.items() if label in seen}
+
+
+def _cosine(product: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
+    size = np.sqrt(one * other)
+    cosine = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+    cosine[(one == 0) & (other == 0)] = 1.0
+    return float(cosine.mean())
+
+
+def _number(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    found = tensor.cpu().to(dtype)
+    if not bool(found.isfinite().all()):
+        raise SymmetryError(f"{name}: not all values are finite, so nothing can be matched to it; "
+                            f"`metanet doctor` tells where they are")
+    return found
+
+
+class _Run:
+    """One coordinate descent. Without ``rng`` the groups are taken in order."""
+
+    def __init__(
+        self, problem: _Problem, start: GroupElement, rng: np.random.Generator | None,
+        max_sweeps: int,
+    ) -> None:
+        self.problem, self.rng = problem, rng
+        self.tables, self.values = start.tables, start.values
+        self.gains = {n: problem.gain(n, self.tables, self.values) for n in problem.names}
+        self.history = [sum(self.gains.values())]
+        self.converged = False
+        while not self.converged and len(self.history) <= max_sweeps:
+            self.converged = not self._sweep()
+            self.history.append(sum(self.gains.values()))
+
+    def _sweep(self) -> bool:
+        groups = self.problem.space.groups
+        order = range(len(groups)) if self.rng is None else self.rng.permutation(len(groups))
+        changed = [self._improve(groups[i]) for i in order]
+        return any(changed)
+
+    def _improve(self, group: Group) -> bool:
+        """Re-solve one family; keep the old assignment unless the objective truly rises."""
+        problem = self.problem
+        pair = problem.a, problem.b
+        gains = collect(problem.space, group, pair, self.tables, self.values)
+        largest = float((np.abs(gains.plain) + np.abs(gains.odd)).max(initial=0.0))
+        for pull in (0.0, *_PULLS) if problem.coupled(group) else (0.0,):
+            stay = self.tables[group.label][..., None]
+            kept = np.take_along_axis(gains.plain, stay, -1)
+            np.put_along_axis(gains.plain, stay, kept + pull * largest, -1)
+            if self._accept(group, *assign(gains, self.tables, self.values)):
+                return True
+        return False
+
+    def _accept(
+        self, group: Group, tables: dict[str, np.ndarray], values: dict[str, np.ndarray]
+    ) -> bool:
+        problem = self.problem
+        names = problem.touched(group)
+        found = {name: problem.gain(name, tables, values) for name in names}
+        rise = sum(found[name] - self.gains[name] for name in names)
+        if rise <= _EPS * sum(problem.size[name] for name in names):
+            return False
+        self.tables, self.values = tables, values
+        self.gains.update(found)
+        return True
