@@ -13,7 +13,9 @@ from torch import nn
 
 from metanet.checkpoint import Checkpoint
 from metanet.checkpoint import open as open_checkpoint
-from metanet.errors import SymmetryError
+from metanet.checkpoint.info import is_floating
+from metanet.checkpoint.names import printable, some
+from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.meta import Meta, Wire
 from metanet.symmetry.space import WeightSpace
@@ -61,7 +63,7 @@ def resolve(
             "nothing to verify against: a space is proved by running the network. Name the "
             "architecture (arch=..., --arch on the command line)."
         )
-    space = None if spec is None else WeightSpace.parse(_spec_text(spec), shapes=checkpoint)
+    space = None if spec is None else _declared(spec, checkpoint)
     if arch is None:
         return Resolved(checkpoint, None, space)
     module, example_inputs = built(checkpoint, arch)
@@ -103,6 +105,19 @@ def _load_buffers(module: nn.Module, checkpoint: Checkpoint) -> None:
         if name in checkpoint and buffer.is_floating_point() and not buffer.is_meta:
             with torch.no_grad():
                 buffer.copy_(checkpoint.read(name))
+
+
+def _declared(spec: str | os.PathLike[str], checkpoint: Checkpoint) -> WeightSpace:
+    """The written space, which must know every floating tensor of the checkpoint."""
+    space = WeightSpace.parse(_spec_text(spec), shapes=checkpoint)
+    unknown = [name for name in checkpoint.names if is_floating(checkpoint.dtype(name))
+               and name not in space.tensors and name not in space.aliases]
+    if unknown:
+        raise SpaceMismatch(
+            f"the spec does not know {some(unknown)} of {printable(checkpoint.source.uri)}; "
+            "write one line for each tensor, e.g. with fixed sizes ('name: 3! 5!')"
+        )
+    return space
 
 
 def _spec_text(spec: str | os.PathLike[str]) -> str:

@@ -21,7 +21,7 @@ def solve_groups(
     it, so by bisection), until none is left.
 
     Raises:
-        SymmetryError: if a tensor has no shape, no size fits, or sizes stay unknown.
+        SymmetryError: if a tensor has no shape, sizes stay unknown, or an axis does not fit.
     """
     over = _declared_bases(groups, tensors)
     sizes = {label: group.size for label, group in groups.items()}
@@ -41,6 +41,12 @@ def solve_groups(
             f"the sizes of {', '.join(missing)} do not follow from the shapes; "
             f"add a line such as 'group {missing[0]} = S(N)'"
         )
+    for where, axis, length in equations:
+        if axis_size(axis, sizes) != length:
+            raise SymmetryError(
+                f"{where}: {print_axes([axis])} has size {axis_size(axis, sizes)}, "
+                f"the checkpoint {length}"
+            )
     return {
         label: groups.get(label) or Group(label, sizes[label], "S", bases)
         for label, bases in over.items()
