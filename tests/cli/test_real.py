@@ -11,12 +11,12 @@ from cli_runs import Run, run_command
 from torch import Tensor, nn
 
 import metanet
-from metanet.symmetry import resolve
 from metanet.trace.archs import Built, build, load
 
 RESNETS = {"resnet20-12fca82f.th": ("resnet20-cifar", 14), "resnet32-d509ac18.th": (
     "resnet32-cifar", 20)}
 FAMILIES = {"wild_mnist_cnn21k": "mnist-cnn21k", "wild_mnist_lenet45k": "mnist-lenet45k"}
+FAMILY_SIZES = {"wild_mnist_cnn21k": [10, 20, 50], "wild_mnist_lenet45k": [8, 16, 128, 64]}
 
 
 def proved(path: Path, arch: str) -> dict:
@@ -66,24 +66,12 @@ def test_resnet(run: Run, shared_data: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_wild_networks(shared_data: Path, family: str) -> None:
-    """Every network of the family has the same space, and it is proved on one of them."""
+def test_every_wild_network_is_proved(shared_data: Path, family: str) -> None:
     files = sorted((shared_data / family).glob("net_*.pth"))
     assert len(files) > 20
-    document = proved(files[0], FAMILIES[family])
-    sizes = [group["size"] for group in document["groups"]]
-    assert sizes == {"wild_mnist_cnn21k": [10, 20, 50],
-                     "wild_mnist_lenet45k": [8, 16, 128, 64]}[family]
     for path in files:
-        space = resolve(path, arch=FAMILIES[family]).space
-        assert [group.size for group in space.groups] == sizes, path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_wild_network_is_proved(shared_data: Path, family: str) -> None:
-    for path in sorted((shared_data / family).glob("net_*.pth")):
-        proved(path, FAMILIES[family])
+        sizes = [group["size"] for group in proved(path, FAMILIES[family])["groups"]]
+        assert sizes == FAMILY_SIZES[family], path
 
 
 def test_header_of_every_readable_file(run: Run, shared_data: Path) -> None:
