@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 from metanet.symmetry.axis import Axis, Fixed, Occ, Prod, Sum
@@ -52,7 +54,20 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(importlib.import_module(f"metanet.symmetry.{_LAZY[name]}"), name)
-        # A submodule of the same name (infer, verify, …) must not shadow the function.
         globals()[name] = value
         return value
     raise AttributeError(f"module 'metanet.symmetry' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps ``metanet.symmetry.infer`` the function.
+
+    Importing the submodule of that name would otherwise put the module in its place.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _LAZY and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
