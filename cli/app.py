@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert, demo, doctor, explain, graph, inspect, permute
+from . import convert, demo, doctor, explain, graph, inspect, permute, zoo
 from .errors import guarded
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ for _panel, _verbs in {
 }.items():
     for _verb in _verbs:
         app.command(_verb.__name__, rich_help_panel=_panel)(guarded(_verb))
+app.add_typer(zoo.app, rich_help_panel="Populations")
 
 
 def _version(wanted: bool) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
-from torch import Tensor
-
-from metanet.errors import ZooError
 from metanet.zoo import shard as shards
 from metanet.zoo.index import MAX_ROWS
 from metanet.zoo.layout import Layout
+from torch import Tensor
+
+from metanet.errors import ZooError
 
 if TYPE_CHECKING:
     from metanet.graph import WeightBatch

@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metanet.checkpoint.names import natural_sorted, printable
-from metanet.errors import ZooError
 from metanet.zoo import shard as shards
 from metanet.zoo.index import MAX_ROWS
 from metanet.zoo.layout import Layout
 from metanet.zoo.members import Entry, Member, Value, check_entry, kind_of, values
 
+from metanet.checkpoint.names import natural_sorted, printable
+from metanet.errors import ZooError
+
 if TYPE_CHECKING:
+    from metanet.zoo.shard import Written
+    from metanet.zoo.store import Zoo
     from torch import Tensor
 
     from metanet.symmetry import WeightSpace
-    from metanet.zoo.shard import Written
-    from metanet.zoo.store import Zoo
 
 Batch = tuple["Written", Sequence[Entry]]
 

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from metanet.zoo.members import sql_name
+
 from metanet.checkpoint.names import printable
 from metanet.errors import ZooError
-from metanet.zoo.members import sql_name
 
 FILE = "index.sqlite"
 APPLICATION, VERSION = 0x4D4E5A4F, 1

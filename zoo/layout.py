@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from metanet.checkpoint.info import ITEMSIZE, TensorInfo
+from metanet.checkpoint.info import TensorInfo
 from metanet.checkpoint.names import natural_sorted, printable
+from metanet.checkpoint.safetensors_file import DTYPES
 from metanet.errors import ZooError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_STORED = frozenset(DTYPES.values())
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Layout:
             raise ZooError(f"the index holds a layout that cannot be read ({error}); "
                            "the zoo is damaged: pull or build it again") from None
         names = {name for name, _, _ in tensors}
-        if (any(dtype not in ITEMSIZE for _, _, dtype in tensors)
+        if (any(dtype not in _STORED for _, _, dtype in tensors)
                 or any(o not in names or a in names for a, o in aliases)):
             raise ZooError("the index holds a layout with an unknown dtype or a loose alias; "
                            "the zoo is damaged: pull or build it again")
@@ -90,7 +93,7 @@ class Layout:
                 aliases.append((name, owner))
                 continue
             dtype = str(tensor.dtype).removeprefix("torch.")
-            if dtype not in ITEMSIZE:
+            if dtype not in _STORED:
                 raise ZooError(f"tensor {printable(name, 80)!r} has dtype {dtype}, which a zoo "
                                "cannot hold; convert it first")
             tensors.append((name, tuple(tensor.shape[lead:]), dtype))

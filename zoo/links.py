@@ -47,12 +47,15 @@ def links(zoo: Zoo) -> Links:
     columns = zoo.columns
     wanted = {reason: columns[name] for reason, name in zoo.card.groups.items() if name in columns}
     data = columns.get("config.data")
-    extra = [f'"{column.sql}"' for column in wanted.values()]
-    extra.append("NULL" if data is None else f'"{data.sql}"')
+    listed = ", ".join((
+        "id", "CASE WHEN step = 0 THEN NULL ELSE hash END", "parent", "split",
+        *(f'"{column.sql}"' for column in wanted.values()),
+        "NULL" if data is None else f'"{data.sql}"'))
     rows: list[tuple[Any, ...]] = zoo.index.rows(
-        f"SELECT id, hash, parent, split, {', '.join(extra)} FROM members ORDER BY place")  # noqa: S608
+        f"SELECT {listed} FROM members ORDER BY place")  # noqa: S608 - our own columns
     ids = [row[0] for row in rows]
     groups, shown = {}, {}
+    # Equal initialisations are no duplicates: a recipe may start every run from the same one.
     groups["hash"], shown["hash"] = _numbered([row[1] for row in rows])
     groups["lineage"] = lineage(ids, [row[2] for row in rows])
     shown["lineage"] = {int(g): ids[i] for i, g in reversed(list(enumerate(groups["lineage"])))}
@@ -74,13 +77,17 @@ def _numbered(keys: Sequence[Any]) -> tuple[Int64[np.ndarray, " n"], dict[int, s
     return out, shown
 
 
-def lineage(ids: Sequence[str], parents: Sequence[str | None]) -> Int64[np.ndarray, " n"]:
-    """Number of every member's family: parents, children and siblings, known here or not."""
-    numbers: dict[str, int] = {}
-    for name in ids:
-        numbers[name] = len(numbers)
-    pairs = [(numbers[name], numbers.setdefault(parent, len(numbers)))
-             for name, parent in zip(ids, parents, strict=True) if parent is not None]
+def lineage(ids: Sequence[str], parents: Sequence[str | None], siblings: bool = False
+            ) -> Int64[np.ndarray, " n"]:
+    """Number of every member's family: whoever descends from whom.
+
+    ``siblings``: children of one parent that is not in the zoo are a family too.
+    """
+    numbers = {name: i for i, name in enumerate(ids)}
+    pairs = []
+    for name, parent in zip(ids, parents, strict=True):
+        if parent is not None and (siblings or parent in numbers):
+            pairs.append((numbers[name], numbers.setdefault(parent, len(numbers))))
     return _components(pairs, len(numbers))[:len(ids)]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from metanet.errors import ZooError
 from metanet.zoo.batch import read_places, untied
 from metanet.zoo.index import MAX_ROWS
 from metanet.zoo.members import Entry
 from metanet.zoo.selection import Selection
+
+from metanet.errors import ZooError
 
 if TYPE_CHECKING:
     from metanet.zoo.store import Zoo

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
+from metanet.zoo.index import Column, Index, resolve
 
 from metanet.checkpoint.names import printable
 from metanet.errors import ZooError
-from metanet.zoo.index import Column, Index, resolve
 
 _TOKEN = re.compile(r"""
     (?P<space>\s+)
@@ -29,10 +29,12 @@ _TOKEN = re.compile(r"""
   | (?P<word>[A-Za-z_]\w*(?:\.\w[\w-]*)*)
   | (?P<sign><=|>=|<>|!=|==|\|\||[-=<>+*/%(),])
 """, re.VERBOSE)
-_KEYWORDS = frozenset("and or not in is null between like glob case when then else end true false "
-                      "isnull notnull escape".split())
-_FUNCTIONS = frozenset("abs lower upper length round coalesce ifnull nullif min max substr instr "
-                       "trim typeof iif like glob sign".split())
+_KEYWORDS = frozenset((
+    "and", "or", "not", "in", "is", "null", "between", "like", "glob", "case", "when", "then",
+    "else", "end", "true", "false", "isnull", "notnull", "escape"))
+_FUNCTIONS = frozenset((
+    "abs", "lower", "upper", "length", "round", "coalesce", "ifnull", "nullif", "min", "max",
+    "substr", "instr", "trim", "typeof", "iif", "like", "glob", "sign"))
 _MAX = 100_000  # characters of one question
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION}
 
@@ -88,8 +90,8 @@ def _quoted(text: str, columns: Mapping[str, Column]) -> str:
 
 def _balanced(tokens: list[str], where: str) -> None:
     depth = 0
-    for token in tokens:
-        depth += (token == "(") - (token == ")")
+    for sign in tokens:
+        depth += (sign == "(") - (sign == ")")
         if depth < 0:
             break
     if depth:

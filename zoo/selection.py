@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int64
+from metanet.zoo.index import Column, resolve
 
 from metanet.errors import ZooError
-from metanet.zoo.index import Column, resolve
 
 if TYPE_CHECKING:
     from metanet.zoo.batch import ZooBatch
@@ -79,7 +79,8 @@ class Selection:
         listed = ", ".join(f'"{known[name].sql}"' for name in names)
         places = self.places
         if len(places) == len(self.zoo) and bool(np.all(places[:-1] < places[1:])):
-            return self.zoo.index.rows(f"SELECT {listed} FROM members ORDER BY place")
+            return self.zoo.index.rows(
+                f"SELECT {listed} FROM members ORDER BY place")  # noqa: S608 - our own columns
         out: list[tuple[Any, ...]] = []
         for start in range(0, len(places), _CHUNK):
             out += self._some(listed, places[start:start + _CHUNK])

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
+from metanet.zoo.index import MAX_ROWS
+from metanet.zoo.layout import Layout
 from torch import Tensor
 
 from metanet.checkpoint.info import ITEMSIZE, TensorInfo
@@ -25,8 +27,6 @@ from metanet.checkpoint.names import printable
 from metanet.checkpoint.safetensors_file import read_header
 from metanet.checkpoint.write import payload, write_safetensors
 from metanet.errors import CheckpointError, ZooError
-from metanet.zoo.index import MAX_ROWS
-from metanet.zoo.layout import Layout
 
 FOLDER = "shards"
 _TEMPORARY = re.compile(r"^\.+(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-")

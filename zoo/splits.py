@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int64
+from metanet.zoo.index import resolve
+from metanet.zoo.links import REASONS, Links, joined, lineage, links
+from metanet.zoo.members import MAX_ID
 
 from metanet.checkpoint.names import printable
 from metanet.errors import ZooError
-from metanet.zoo.index import resolve
-from metanet.zoo.links import REASONS, Links, joined, links
-from metanet.zoo.members import MAX_ID
 
 if TYPE_CHECKING:
     from metanet.zoo.store import Zoo
@@ -154,9 +154,10 @@ def split(zoo: Zoo, by: str, parts: Mapping[str, float] | None = None, *, seed: 
 
     Args:
         zoo: the zoo.
-        by: ``run``, ``lineage`` or ``member`` (the links alone), ``image``, ``data``,
-            ``architecture``, ``repo``, ``column`` (values of ``column`` are the units) or
-            ``band`` (members whose ``column`` lies in ``test = (low, high)`` are the test part).
+        by: ``run`` or ``member`` (the links alone), ``lineage`` (also siblings whose parent is
+            not in the zoo), ``image``, ``data``, ``architecture``, ``repo``, ``column`` (values of
+            ``column`` are the units) or ``band`` (members whose ``column`` lies in
+            ``test = (low, high)`` are the test part).
         parts: part → share of the members.
         seed: of the dealing.
         column: the column of ``column`` and ``band``; for the others, instead of the usual one.
@@ -175,6 +176,9 @@ def split(zoo: Zoo, by: str, parts: Mapping[str, float] | None = None, *, seed: 
     name = _column(zoo, by, column)
     values = None if name is None else _values(zoo, name)
     units = known.units()
+    if by == "lineage":
+        parents = [row[0] for row in zoo.index.rows("SELECT parent FROM members ORDER BY place")]
+        units = joined([units, lineage(known.ids, parents, siblings=True)], len(units))
     held = None
     if test is not None or by == "band":
         held = _held(by, name, values, test)

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Shaped
-
-from metanet.checkpoint.names import printable
-from metanet.errors import SymmetryError, ZooError
 from metanet.zoo import commit as _commit
 from metanet.zoo import shard as shards
 from metanet.zoo.batch import ZooBatch, read_places, untied
@@ -23,12 +20,15 @@ from metanet.zoo.members import Entry, Member
 from metanet.zoo.query import compiled, places
 from metanet.zoo.selection import Selection
 
+from metanet.checkpoint.names import printable
+from metanet.errors import SymmetryError, ZooError
+
 if TYPE_CHECKING:
+    from metanet.zoo.splits import SplitReport
+    from metanet.zoo.verify import ZooVerification
     from torch import Tensor
 
     from metanet.symmetry import WeightSpace
-    from metanet.zoo.splits import SplitReport
-    from metanet.zoo.verify import ZooVerification
 
 
 class Zoo:
@@ -57,12 +57,14 @@ class Zoo:
         return cls(folder, card, Index(folder / FILE))
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], *, resume: bool = False, **card: Any) -> Zoo:
+    def create(cls, path: str | os.PathLike[str], *, resume: bool = False, force: bool = False,
+               **card: Any) -> Zoo:
         """Make a zoo in a new or empty folder.
 
         Args:
             path: the folder.
             resume: open the zoo that stands there already, if it has the same recipe.
+            force: remove another zoo that stands there (never anything else).
             card: fields of :class:`Card`: license, provenance, recipe (plain data), labels,
                 groups, intrinsic.
 
@@ -73,6 +75,10 @@ class Zoo:
         wanted = Card(recipe_hash=recipe_hash(card.get("recipe")),
                       **{k: tuple(v) if k == "labels" else v for k, v in card.items()})
         _check_free(folder)
+        if force and (folder / "zoo.json").exists():
+            if resume and Card.read(folder).recipe_hash == wanted.recipe_hash:
+                return cls.open(folder)
+            _remove(folder)
         if not (folder / "zoo.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
             index = Index(folder / FILE, create=True)
@@ -87,11 +93,12 @@ class Zoo:
         zoo = cls.open(folder)
         if not resume:
             raise ZooError(f"{folder}: a zoo stands there already; name another folder, or resume "
-                           "it with the same recipe")
+                           "it with the same recipe, or replace it with force (--force)")
         if zoo.card.recipe_hash != wanted.recipe_hash:
             raise ZooError(f"{folder}: the zoo there has another recipe (hash "
                            f"{(zoo.card.recipe_hash or 'none')[:12]}, not "
-                           f"{(wanted.recipe_hash or 'none')[:12]}); name another folder")
+                           f"{(wanted.recipe_hash or 'none')[:12]}); name another folder, or "
+                           "replace it with force (--force)")
         return zoo
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -357,7 +364,17 @@ def _check_free(folder: Path) -> None:
         return
     # A maker that was killed leaves an index, its journal, and perhaps half a card.
     foreign = [p.name for p in folder.iterdir()
-               if not p.name.startswith((FILE, ".zoo.json."))]
+               if not p.name.startswith((FILE, ".zoo.json.", shards.FOLDER))]
     if foreign:
         raise ZooError(f"{folder}: is not empty (it holds {printable(sorted(foreign)[0], 80)!r}); "
                        "name a new folder")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a zoo, its card first: what is left of a killed removal is no zoo."""
+    (folder / "zoo.json").unlink()
+    for path in folder.glob(f"{FILE}*"):
+        path.unlink()
+    for path in (folder / shards.FOLDER).glob("*"):
+        if path.suffix == ".safetensors" or shards.is_temporary(path):
+            path.unlink()
