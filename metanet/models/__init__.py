@@ -1,0 +1,8 @@
+"""Metanets: networks over weights, ready to train, save and load."""
+
+from __future__ import annotations
+
+from metanet.models.metanet import Metanet
+from metanet.models.train import Fit, fit
+
+__all__ = ["Fit", "Metanet", "fit"]

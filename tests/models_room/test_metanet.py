@@ -1,0 +1,129 @@
+"""Metanet: invariant, trains, survives saving, refuses nonsense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hand_spaces import SPACES, random_state
+from torch import Tensor
+
+from metanet.errors import SpaceMismatch, SymmetryError
+from metanet.graph import WeightBatch
+from metanet.models import Metanet, fit
+from metanet.nn import assert_equivariant
+from metanet.nn.checks import random_batch
+from metanet.symmetry import WeightSpace
+
+SMALL = {"width": 8, "depth": 2, "head": 16, "dropout": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["gmn", "unf"])
+@pytest.mark.parametrize("space", SPACES)
+def test_invariant(space: str, kind: str) -> None:
+    model = Metanet(SPACES[space], outputs=2, kind=kind, **SMALL)
+    assert assert_equivariant(model) <= 1e-10
+
+
+def members(n: int, seed: int) -> tuple[WeightBatch, Tensor]:
+    """Networks with one hidden layer; the target is a coupled invariant: Σ_i v_i·tanh(b_i)."""
+    space = SPACES["mlp"]
+    states = [random_state(space, seed * 1000 + i) for i in range(n)]
+    value = [(s["fc2.weight"] @ s["fc1.bias"].tanh()) @ s["fc2.bias"] for s in states]
+    return WeightBatch.stack(space, states), torch.stack(value)
+
+
+@pytest.mark.parametrize("kind", ["gmn", "unf"])
+def test_overfits_a_coupled_invariant(kind: str) -> None:
+    batch, targets = members(24, 1)
+    torch.manual_seed(0)
+    model = Metanet(SPACES["mlp"], kind=kind, **{**SMALL, "width": 16})
+    done = fit(model, batch, 10 * targets + 3, epochs=100, lr=1e-2, batch_size=24,
+               weight_decay=0.0)
+    assert done.train_loss[-1] < 0.02 < 0.5 < done.train_loss[0]
+    found = model(batch)[:, 0].detach()
+    assert float((found - (10 * targets + 3)).square().mean()) < 0.02 * float((10 * targets).var())
+
+
+def test_generalises_and_keeps_the_best_epoch() -> None:
+    space = SPACES["mlp"]
+    batch, _ = members(160, 1)
+    val, _ = members(40, 2)
+    target = [b.blocks["fc1.bias"].square().mean((1, 2)) for b in (batch, val)]
+    torch.manual_seed(0)
+    model = Metanet(space, **SMALL)
+    done = fit(model, batch, target[0], val, target[1], epochs=25, lr=5e-3, patience=20)
+    assert done.best_epoch == done.val_loss.index(min(done.val_loss))
+    assert min(done.val_loss) < 0.2
+    error = float((model(val)[:, 0].detach() - target[1]).square().mean() / target[0].var(correction=0))
+    assert error == pytest.approx(min(done.val_loss), rel=1e-4)
+
+
+def test_training_is_deterministic_and_leaves_the_global_state() -> None:
+    batch, targets = members(12, 3)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model = Metanet(SPACES["mlp"], width=4, depth=1, head=8, dropout=0.5)
+        before = torch.get_rng_state()
+        fit(model, batch, targets, epochs=3, batch_size=5, seed=7)
+        assert torch.equal(before, torch.get_rng_state())
+        found.append(model(batch))
+    assert torch.equal(found[0], found[1])
+    other = Metanet(SPACES["mlp"], width=4, depth=1, head=8)
+    done = fit(other, batch, targets, epochs=10_000, time_budget=0.3)
+    assert done.seconds < 3 and len(done.train_loss) < 10_000
+
+
+def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
+    batch, targets = members(12, 4)
+    model = Metanet(SPACES["mlp"], kind="unf", **SMALL)
+    fit(model, batch, 100 + targets, epochs=2)
+    model.save_pretrained(tmp_path / "net")
+    assert {p.name for p in (tmp_path / "net").iterdir()} >= {"config.json", "model.safetensors"}
+    loaded = Metanet.from_pretrained(tmp_path / "net").eval()
+    assert loaded.space == model.space and loaded.config == model.config
+    assert torch.equal(loaded(batch), model(batch))
+    again = Metanet.from_config(json.loads((tmp_path / "net" / "config.json").read_text()))
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval()(batch), model(batch))
+
+
+def test_the_space_may_be_text_or_json() -> None:
+    space = SPACES["attention"]
+    for form in (space, str(space), space.to_json()):
+        model = Metanet.from_config({"space": form, "outputs": 3, "width": 4, "depth": 0})
+        assert model.space == space
+        assert WeightSpace.from_json(model.config["space"]) == space
+        assert model(random_batch(space, 1, n=5).to(torch.float32)).shape == (5, 3)
+
+
+def test_constant_and_wild_inputs_stay_finite() -> None:
+    space = SPACES["mlp"]
+    batch = random_batch(space, 1, n=8).to(torch.float32)
+    batch = batch.map(lambda b: b * 0 if b.ndim == 3 else b * 1e12)
+    model = Metanet(space, **SMALL)
+    fit(model, batch, torch.ones(8), epochs=2)
+    assert torch.isfinite(model(batch)).all()
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    ({"kind": "cnn"}, "kind"), ({"width": 0}, "width"), ({"width": 10**9}, "width"),
+    ({"depth": 2.5}, "depth"), ({"dropout": 1.0}, "dropout"), ({"device": "cpu"}, "device"),
+])
+def test_refusals(config: dict[str, object], words: str) -> None:
+    with pytest.raises(SymmetryError, match=words):
+        Metanet.from_config({"space": SPACES["mlp"], **config})
+
+
+def test_refusals_of_fit() -> None:
+    batch, targets = members(6, 1)
+    model = Metanet(SPACES["mlp"], **SMALL)
+    with pytest.raises(SpaceMismatch, match="shape"):
+        fit(model, batch, targets[:5])
+    with pytest.raises(SpaceMismatch, match="finite"):
+        fit(model, batch, targets / 0)
+    with pytest.raises(SymmetryError, match="missing"):
+        Metanet.from_config({"kind": "gmn"})
