@@ -68,7 +68,8 @@ def keys(view: Tensor, sign: int) -> Hash:
     """A hash of each value times ``sign``; exact, as every float is exact in float64."""
     if view.is_complex():
         real = torch.view_as_real(view)
-        return mix(keys(real[..., 0], sign) + salt(1)) + keys(real[..., 1], sign)
+        both: Hash = mix(keys(real[..., 0], sign) + salt(1)) + keys(real[..., 1], sign)
+        return both
     if view.is_floating_point():
         wide: Float64[Tensor, "..."] = view.to(torch.float64) * sign + 0.0
         bits = torch.where(wide.isnan(), torch.nan, wide).numpy()

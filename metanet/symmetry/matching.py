@@ -126,7 +126,9 @@ def match(
     problem = _Problem(space, tensors_of(a), tensors_of(b), dtype)
     runs = [_Run(problem, init or GroupElement(space), None, max_sweeps)]
     if init is None:
-        runs.append(_Run(problem, grown_start(space, problem.a, problem.b), None, max_sweeps))
+        grown = grown_start(space, problem.a, problem.b)
+        same = grown == GroupElement(space, runs[0].tables, runs[0].values)
+        runs.append(runs[0] if same else _Run(problem, grown, None, max_sweeps))
     for number in range(1, restarts):
         rng = np.random.default_rng([seed, number])
         runs.append(_Run(problem, random_start(space, rng), rng, max_sweeps))
@@ -198,6 +200,12 @@ class _Problem:
         names = {name for member in family(self.space, group) for name in member.tensors}
         return [name for name in self.names if name in names]
 
+    def near(self, group: Group) -> set[str]:
+        """Groups whose gains change when a group moves: itself only if it meets itself."""
+        labels = {str(label) for name in self.touched(group)
+                  for block in self.space.blocks(name) for label in block.labels}
+        return labels if self.coupled(group) else labels - {group.label}
+
     def coupled(self, group: Group) -> bool:
         """Whether a group stands twice in one block, so that its objective is not linear."""
         return any(block.labels.count(group.label) > 1
@@ -262,6 +270,7 @@ class _Run:
         self.tables, self.values = start.tables, start.values
         self.gains = {n: problem.gain(n, self.tables, self.values) for n in problem.names}
         self.history = [sum(self.gains.values())]
+        self.stale = {group.label for group in problem.space.groups}
         self.converged = False
         while not self.converged and len(self.history) <= max_sweeps:
             self.converged = not self._sweep()
@@ -270,12 +279,13 @@ class _Run:
     def _sweep(self) -> bool:
         groups = self.problem.space.groups
         order = range(len(groups)) if self.rng is None else self.rng.permutation(len(groups))
-        changed = [self._improve(groups[i]) for i in order]
+        changed = [self._improve(groups[i]) for i in order if groups[i].label in self.stale]
         return any(changed)
 
     def _improve(self, group: Group) -> bool:
         """Re-solve one family; keep the old assignment unless the objective truly rises."""
         problem = self.problem
+        self.stale.discard(group.label)
         pair = problem.a, problem.b
         gains = collect(problem.space, group, pair, self.tables, self.values)
         largest = float((np.abs(gains.plain) + np.abs(gains.odd)).max(initial=0.0))
@@ -298,4 +308,5 @@ class _Run:
             return False
         self.tables, self.values = tables, values
         self.gains.update(found)
+        self.stale |= problem.near(group)
         return True

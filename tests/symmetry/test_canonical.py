@@ -132,6 +132,18 @@ def test_duplicate_and_zero_neurons(kind: str) -> None:
     assert one.unique and other.unique and same(one.state_dict, other.state_dict)
 
 
+@pytest.mark.parametrize("text", [
+    "group s = signed(5)\nw: s s^2", "group s = signed(5)\nw: s s\nv: s^2 3!",
+    "group s = signed(3)\ngroup t = signed(4)\nw: s s^2 t", "group s = signed(6)\nw: s s s",
+])
+def test_signs_that_meet_themselves(text: str) -> None:
+    space = parse(text)
+    for step in (None, 1.0):
+        for seed in range(8):
+            one, other = agree(space, coarse(random_tensors(space, seed), step), seed + 1)
+            assert one.unique and other.unique
+
+
 def test_many_dead_neurons_are_quick() -> None:
     space = parse("group h = signed(600)\na: h 8!\nb: 4! h")
     tensors = random_tensors(space)
