@@ -8,7 +8,12 @@ from typing import Any
 from metanet.graph.batch import WeightBatch
 
 # Loaded on first use.
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "EdgeSet": "parameter_graph",
+    "NodeSet": "parameter_graph",
+    "ParameterGraph": "parameter_graph",
+    "export": "export",
+}
 
 __all__ = ["WeightBatch", *_LAZY]
 

@@ -4,6 +4,7 @@ of neurons."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,6 +60,20 @@ class Standardise(nn.Module):
                                   for (name, value), mean, scale in rows})
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Encoded members and their standardised statistics ``[N, s]``."""
+
+    encoded: WeightBatch
+    statistics: Tensor
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: slice | Tensor) -> Prepared:
+        return Prepared(self.encoded[index], self.statistics[index])
+
+
 class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
               coders={WeightSpace: (WeightSpace.to_json, WeightSpace.from_json)}):
     """Encoding → latent layers → invariant pool → head.
@@ -96,7 +111,8 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
         home = self.embed.space_out
         self.layers = nn.Sequential(*(_layer(kind, home, width) for _ in range(depth)))
         self.norm = LayerNorm(home, width)
-        self.pool = InvariantPool(home, width, frozen="batch")
+        # Node and global states have seen all blocks; pooling these only keeps the head small.
+        self.pool = InvariantPool(home, width, frozen="batch", blocks=self.embed.states)
         self.statistics = InvariantPool(space, self.encoding.c_out,
                                         ("mean", "std", "max", "min"), frozen="batch")
         self.register_buffer("feature_mean", torch.zeros(self.statistics.c_out))
@@ -141,17 +157,21 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
             mean.copy_(value.mean(0))
             scale.copy_(torch.where(deviation > 1e-8, deviation, 1.0))
 
-    def standard(self, batch: WeightBatch) -> Float[Tensor, "N outputs"]:
-        """Predictions in units of the targets' standard deviation from their mean."""
+    def prepare(self, batch: WeightBatch) -> Prepared:
+        """What needs no parameters, so that training computes it once."""
         encoded = self.encoding(self.standardise(batch))
         statistics = (self.statistics(encoded) - self.feature_mean) / self.feature_scale
-        states = self.norm(self.layers(self.embed(encoded)))
         # Far outliers (a diverged network) shall not drown the rest of the head's input.
-        return self.head(torch.cat([self.pool(states), statistics.clamp(-6, 6)], -1))
+        return Prepared(encoded, statistics.clamp(-6, 6))
+
+    def standard(self, inputs: Prepared) -> Float[Tensor, "N outputs"]:
+        """Predictions in units of the targets' standard deviation from their mean."""
+        states = self.norm(self.layers(self.embed(inputs.encoded)))
+        return self.head(torch.cat([self.pool(states), inputs.statistics], -1))
 
     def forward(self, batch: WeightBatch) -> Float[Tensor, "N outputs"]:
         """``[N, *factors, channels]`` → predictions ``[N, outputs]``."""
-        return self.standard(batch) * self.target_scale + self.target_mean
+        return self.standard(self.prepare(batch)) * self.target_scale + self.target_mean
 
 
 def _layer(kind: str, home: WeightSpace, width: int) -> nn.Module:

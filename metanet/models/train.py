@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metanet.errors import SpaceMismatch
 from metanet.graph import WeightBatch
-from metanet.models.metanet import Metanet
+from metanet.models.metanet import Metanet, Prepared
 
 _WARM = 0.05  # share of the training with a rising learning rate
 
@@ -72,10 +72,10 @@ def fit(model: Metanet, batch: WeightBatch, targets: Tensor, val_batch: WeightBa
     plan = _Plan(epochs, lr, batch_size, time_budget, time.monotonic())
     wanted = _checked(model, batch, targets)
     model.measure(batch, wanted)
-    wanted = _standard(model, wanted)
+    train = _set(model, batch, wanted)
     held = None
     if val_batch is not None and val_targets is not None:
-        held = _standard(model, _checked(model, val_batch, val_targets))
+        held = _set(model, val_batch, _checked(model, val_batch, val_targets))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     train_loss: list[float] = []
     val_loss: list[float] = []
@@ -83,9 +83,9 @@ def fit(model: Metanet, batch: WeightBatch, targets: Tensor, val_batch: WeightBa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for epoch in range(epochs):
-            train_loss.append(_epoch(model, batch, wanted, optimiser, plan, epoch))
-            if val_batch is not None and held is not None:
-                val_loss.append(loss(model, val_batch, held))
+            train_loss.append(_epoch(model, train, optimiser, plan, epoch))
+            if held is not None:
+                val_loss.append(_loss(model, held))
             if not val_loss or val_loss[-1] <= min(val_loss):
                 best_epoch = epoch
                 if val_loss:
@@ -99,14 +99,20 @@ def fit(model: Metanet, batch: WeightBatch, targets: Tensor, val_batch: WeightBa
     return Fit(tuple(train_loss), tuple(val_loss), best_epoch, time.monotonic() - plan.start)
 
 
-def _epoch(model: Metanet, batch: WeightBatch, wanted: Tensor, optimiser: torch.optim.Optimizer,
-           plan: _Plan, epoch: int) -> float:
+@dataclass(frozen=True)
+class _Set:
+    inputs: Prepared
+    wanted: Tensor  # [N, outputs], standardised
+
+
+def _epoch(model: Metanet, train: _Set, optimiser: torch.optim.Optimizer, plan: _Plan,
+           epoch: int) -> float:
     model.train()
-    total, seen = 0.0, 0
-    for start, rows in _shuffled(len(batch), plan.batch_size):
+    total, seen, n = 0.0, 0, len(train.wanted)
+    for start, rows in _shuffled(n, plan.batch_size):
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate(epoch + start / len(batch))
-        error = (model.standard(batch[rows]) - wanted[rows]).square().mean()
+            group["lr"] = plan.rate(epoch + start / n)
+        error = (model.standard(train.inputs[rows]) - train.wanted[rows]).square().mean()
         optimiser.zero_grad()
         error.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -124,11 +130,11 @@ def _shuffled(n: int, size: int) -> Iterator[tuple[int, Tensor]]:
 
 
 @torch.no_grad()
-def loss(model: Metanet, batch: WeightBatch, wanted: Tensor, size: int = 256) -> float:
-    """Mean squared error on standardised targets ``[N, outputs]``, in eval mode."""
+def _loss(model: Metanet, held: _Set, size: int = 256) -> float:
     model.eval()
-    found = [model.standard(batch[start:start + size]) for start in range(0, len(batch), size)]
-    return float((torch.cat(found) - wanted).square().mean())
+    found = [model.standard(held.inputs[start:start + size])
+             for start in range(0, len(held.wanted), size)]
+    return float((torch.cat(found) - held.wanted).square().mean())
 
 
 def _checked(model: Metanet, batch: WeightBatch, targets: Tensor) -> Tensor:
@@ -143,5 +149,6 @@ def _checked(model: Metanet, batch: WeightBatch, targets: Tensor) -> Tensor:
     return wanted
 
 
-def _standard(model: Metanet, wanted: Tensor) -> Tensor:
-    return (wanted - model.target_mean) / model.target_scale
+@torch.no_grad()
+def _set(model: Metanet, batch: WeightBatch, wanted: Tensor) -> _Set:
+    return _Set(model.prepare(batch), (wanted - model.target_mean) / model.target_scale)

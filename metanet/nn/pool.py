@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ class InvariantPool(nn.Module):
         per: ``block``, or ``role``: the mean over the blocks of one role (folded indices too), so
             that the width of the output does not grow with depth.
         frozen: see ``metanet.nn.grid``.
+        blocks: only these; by default all.
 
     Attributes:
         c_out: width of the output.
@@ -34,13 +37,17 @@ class InvariantPool(nn.Module):
     coupled = False
 
     def __init__(self, space: WeightSpace, c: int, stats: tuple[str, ...] = ("mean", "std", "max"),
-                 per: str = "block", frozen: str = "auto") -> None:
+                 per: str = "block", frozen: str = "auto",
+                 blocks: Collection[str] | None = None) -> None:
         super().__init__()
         if per not in ("block", "role") or not set(stats) <= set(STATS) or not stats:
             raise SymmetryError(f"InvariantPool(stats={stats!r}, per={per!r}): stats are of "
                                 f"{', '.join(STATS)}, per is 'block' or 'role'")
         self.space, self.c_in, self.stats, self.per = space, c, stats, per
-        self.grids = grids(space, frozen if per == "block" else "batch")
+        every = grids(space, frozen if per == "block" else "batch")
+        self.grids = {k: v for k, v in every.items() if blocks is None or k in blocks}
+        if not self.grids or not set(blocks or ()) <= set(every):
+            raise SymmetryError(f"InvariantPool(blocks={blocks!r}): the space has no such block")
         self.roles: dict[str, list[str]] = {}
         for name, grid in self.grids.items():
             self.roles.setdefault(space.tensor_meta(grid.block.tensor).role, []).append(name)
