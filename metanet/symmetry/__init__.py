@@ -5,13 +5,23 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metanet.symmetry.axis import Axis, Fixed, Occ, Prod, Sum
 from metanet.symmetry.group import Group
 from metanet.symmetry.layout import Block, Digit
 from metanet.symmetry.meta import Frozen, GroupMeta, Meta, TensorMeta, Unsupported, Wire
 from metanet.symmetry.space import TensorSpec, WeightSpace
+
+if TYPE_CHECKING:
+    from metanet.symmetry.canonicalise import Canonical, canonical
+    from metanet.symmetry.element import GroupElement
+    from metanet.symmetry.infer import infer
+    from metanet.symmetry.matching import Match, distance, match
+    from metanet.symmetry.resize import Resized
+    from metanet.symmetry.resolve import Resolved, resolve
+    from metanet.symmetry.rules import rule
+    from metanet.symmetry.verify import Verification, verify
 
 # What needs torch or scipy is loaded on first use: the type and its text form need neither.
 _LAZY = {
@@ -33,21 +43,33 @@ _LAZY = {
 __all__ = [
     "Axis",
     "Block",
+    "Canonical",
     "Digit",
     "Fixed",
     "Frozen",
     "Group",
+    "GroupElement",
     "GroupMeta",
+    "Match",
     "Meta",
     "Occ",
     "Prod",
+    "Resized",
+    "Resolved",
     "Sum",
     "TensorMeta",
     "TensorSpec",
     "Unsupported",
+    "Verification",
     "WeightSpace",
     "Wire",
-    *_LAZY,
+    "canonical",
+    "distance",
+    "infer",
+    "match",
+    "resolve",
+    "rule",
+    "verify",
 ]
 
 
