@@ -19,6 +19,7 @@ from metanet.symmetry.factor import (
     parts_of,
 )
 from metanet.symmetry.group import Group
+from metanet.symmetry.liveness import live_digits
 from metanet.symmetry.meta import GroupMeta, Meta, TensorMeta, Wire
 from metanet.symmetry.reasons import Reasons
 from metanet.symmetry.space import TensorSpec, WeightSpace
@@ -46,7 +47,7 @@ class _Emitter:
                     self.bases.update(base_atoms(leaf))
         self.labels: dict[Factor, str] = {}
         self.over: dict[Factor, tuple[Factor, ...]] = {}
-        self.tensors: dict[Factor, list[str]] = {}
+        self.live = live_digits(found.program, found.env)
 
     def space(self) -> WeightSpace:
         self._name_groups()
@@ -106,7 +107,6 @@ class _Emitter:
                 f"{name}: an axis differs from index to index of another axis, which the text "
                 "form cannot say; this is a bug of infer, please report the architecture"
             )
-        self.tensors.setdefault(atom, []).append(name)
         return Occ(self.labels[atom], tuple(self.labels[b] for b in self.over[atom]))
 
     # ------------------------------------------------------------ groups
@@ -157,8 +157,8 @@ class _Emitter:
             reason = next((f.cause for f in leaves((factor,)) if f.cause), None)
             reason = reason or f"told apart at {factor.broken or 'a sum'}"
             return Group(self.labels[factor], factor.size, "fixed", (), reason)
-        dead = all(name in self.found.dead for name in self.tensors.get(factor, ()))
-        return Group(self.labels[factor], factor.size, factor.kind, over, dead=dead)
+        return Group(self.labels[factor], factor.size, factor.kind, over,
+                     dead=factor not in self.live)
 
     # ------------------------------------------------------------ meta
 
@@ -215,7 +215,7 @@ class _Emitter:
             for target in targets:
                 for source in sources or [None]:
                     wires[Wire(source, target, w.name)] = None
-        for a, b, _, _ in self.found.context.residuals:
+        for a, b in self.found.context.residuals:
             for label in self._of(a):
                 if label in self._of(b):
                     wires[Wire(label, label, None)] = None

@@ -26,6 +26,7 @@ def infer(
     *,
     arch: str | None = None,
     strict: bool = False,
+    verify: bool = False,
 ) -> WeightSpace:
     """Find the group of permutations that leaves a network's function unchanged.
 
@@ -36,26 +37,49 @@ def infer(
             when None.
         arch: name of the architecture of a checkpoint, such as ``resnet20-cifar``.
         strict: raise where an operation has no rule, instead of freezing what it touches.
+        verify: prove the space, so that its status is ``verified``.
 
     Returns:
-        A space with status ``inferred``; ``verify`` proves it.
+        A space with status ``inferred`` (or ``verified``).
 
     Raises:
         TraceError: the forward cannot be recorded.
         SpaceMismatch: the architecture's tensors are not those of the checkpoint.
-        SymmetryError: ``strict`` and some operation has no rule.
+        SymmetryError: ``strict`` and some operation has no rule, or ``verify`` and it failed.
     """
+    checkpoint = None
     if not isinstance(source, nn.Module):
+        from metanet.checkpoint import open as open_checkpoint
         from metanet.symmetry.resolve import built
 
-        source, example_inputs = built(source, arch, example_inputs)
-    space = infer_program(record(source, example_inputs))
+        checkpoint = open_checkpoint(source)
+        source, example_inputs = built(checkpoint, arch, example_inputs)
+    program = record(source, example_inputs)
+    space = infer_program(program)
     if strict and space.meta.unsupported:
         found = "; ".join(f"{u.op} at {u.where} ({u.lost} dims lost)"
                           for u in space.meta.unsupported)
         raise SymmetryError(f"no rule for {found}. Register one with metanet.rule, or leave out "
                             "strict to freeze what these operations touch.")
-    return space
+    if verify:
+        space = _proved(program, space)
+    if checkpoint is None:
+        return space
+    from metanet.symmetry.resolve import with_names
+
+    return with_names(space, checkpoint)
+
+
+def _proved(program: Program, space: WeightSpace) -> WeightSpace:
+    from metanet.symmetry.verify import verify_program
+
+    found = verify_program(program, space)
+    if not found.ok:
+        raise SymmetryError(
+            f"the inferred space could not be proved: {found.report()}\nGive example inputs with "
+            "sizes of at least 2 that differ from each other, or use infer without verify."
+        )
+    return space.with_status("verified")
 
 
 def record(module: nn.Module, example_inputs: Any = None) -> Program:

@@ -22,6 +22,10 @@ _STATISTICS = {
     "aten.batch_norm": (3, 4), "aten.instance_norm": (3, 4), "aten.native_batch_norm": (3, 4),
     "aten.cudnn_batch_norm": (3, 4), "aten._native_batch_norm_legit_no_training": (3, 4),
 }
+_RESHAPED_IN_PLACE = frozenset({
+    "aten.transpose", "aten.t", "aten.squeeze", "aten.unsqueeze", "aten.swapaxes", "aten.swapdims",
+    "aten.resize", "aten.as_strided", "aten.set",
+})
 _SAME_ENTRIES = frozenset({
     "aten.reshape", "aten.contiguous", "aten.to", "aten.flatten", "aten._reshape_alias",
 })
@@ -37,7 +41,7 @@ class Tracked:
     axes: dict[str, tuple[Expr, ...]] = field(default_factory=dict)
     values: list[tuple[Expr, ...]] = field(default_factory=list)
     unsupported: list[Unsupported] = field(default_factory=list)
-    dead: frozenset[str] = frozenset()
+    env: dict[int, Any] = field(default_factory=dict)
 
 
 def track(program: Program) -> Tracked:
@@ -51,7 +55,7 @@ class _Tracker:
         self.solver = Solver()
         self.context = Context(self.solver)
         self.found = Tracked(program, self.solver, self.context)
-        self.env: dict[int, Any] = {}
+        self.env = self.found.env
         self.mutated = _mutated(program)
         self.outputs_used = _outputs_used(program)
 
@@ -81,22 +85,24 @@ class _Tracker:
     def _sources(self) -> None:
         learned = _statistics(self.program)
         owners: dict[str, Value] = {}
-        live = self.program.live()
-        alive = set()
         for source in self.program.sources:
             owner = self.program.aliases.get(source.name, source.name)
             if source.kind == "parameter" or source.ref.index in learned:
                 value = owners.get(owner) or self._parameter(owner, source.shape)
                 owners[owner] = value
-                if source.ref.index in live:
-                    alive.add(owner)
             else:
                 value = self._given(source)
             self.env[source.ref.index] = value
             self.found.values.append(value.axes)
-            if owner in self.program.tensors:
-                self.found.axes.setdefault(owner, value.axes)
-        self.found.dead = frozenset(owners.keys() - alive)
+            if owner in self.program.tensors and owner not in self.found.axes:
+                self.found.axes[owner] = self._written(source, value)
+
+    def _written(self, source: Source, value: Value) -> tuple[Expr, ...]:
+        """Axes to print for a tensor of the state: a constant has nothing to move."""
+        if source.kind == "parameter" or not _is_uniform(source.value) or value.origin is not None:
+            return value.axes
+        cause = f"constant buffer '{source.name}'"
+        return tuple(self.solver.fixed(n, cause) for n in source.shape)
 
     def _parameter(self, name: str, shape: Shape) -> Value:
         axes = tuple(self.solver.free(n) for n in shape)
@@ -118,7 +124,6 @@ class _Tracker:
             if owner not in self.found.axes:
                 axes = tuple(self.solver.free(n) for n in shape)
                 self.found.axes[owner] = axes
-                self.found.dead |= {owner}
                 self.found.values.append(axes)
 
     # ------------------------------------------------------------ operations
@@ -145,6 +150,8 @@ class _Tracker:
             self._bind(op, self._frozen_outputs(op, deepest), inputs)
             return
         rule = rule_for(op.name, op.family)
+        if op.mutates and op.family in _RESHAPED_IN_PLACE:
+            rule = None  # the argument's own axes change, which a rule cannot say
         if rule is None:
             if not inputs:
                 self._bind(op, self._frozen_outputs(op, None), inputs)
@@ -289,8 +296,10 @@ def _aliases(op: Op) -> bool:
 
 def _outputs_used(program: Program) -> dict[int, frozenset[int]]:
     used: dict[int, set[int]] = {}
+    read = {ref.index for op in program.ops for ref in op.refs()}
+    read |= {ref.index for _, ref in program.outputs}
     for op in program.ops:
-        if op.function is operator.getitem:
+        if op.function is operator.getitem and op.out.index in read:
             used.setdefault(op.args[0].index, set()).add(op.args[1])
     return {index: frozenset(numbers) for index, numbers in used.items()}
 

@@ -48,7 +48,13 @@ def export_program(module: nn.Module, example_inputs: Any) -> Program:
                 f"{_first_line(error)}. Check that the example inputs fit the forward pass and "
                 "that it has no control flow that depends on values."
             ) from error
-    return _Recorder(module, exported, (args, kwargs)).program()
+    try:
+        return _Recorder(module, exported, (args, kwargs)).program()
+    except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
+        raise TraceError(
+            f"{type(module).__name__} makes tensors whose sizes depend on values "
+            f"({_first_line(error)}); such an operation has no fixed axes to reason about"
+        ) from error
 
 
 def split_inputs(example_inputs: Any) -> tuple[tuple, dict[str, Any]]:

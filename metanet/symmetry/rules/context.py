@@ -69,8 +69,7 @@ class Context:
         self.roles: dict[str, str] = {}
         self.depths: dict[str, int] = {}
         self.activations: list[tuple[Expr, str]] = []
-        self.residuals: list[tuple[Expr, Expr, int, int]] = []
-        self.factor_depth: dict[Factor, int] = {}
+        self.residuals: list[tuple[Expr, Expr]] = []
         self.used: frozenset[int] = frozenset()
 
     # ------------------------------------------------------------ for rules

@@ -7,6 +7,7 @@ from typing import Any
 
 from metanet.symmetry.factor import Expr, length
 from metanet.symmetry.rules.context import Context, Value
+from metanet.symmetry.rules.pointwise import broadcast
 from metanet.symmetry.rules.registry import rule
 
 
@@ -69,3 +70,11 @@ def softmax(ctx: Context, x: Value, dim: int, *args: Any, **kwargs: Any) -> Valu
     """Entries along ``dim`` share their sum."""
     ctx.mix(x, (dim,))
     return Value(x.axes, depth=x.depth)
+
+
+@rule("aten._weight_norm")
+def weight_norm(ctx: Context, direction: Value, scale: Value, dim: int = 0) -> Value:
+    """A direction over its norm along all axes but ``dim``, times a scale along ``dim``."""
+    broadcast(ctx, [direction, scale])
+    ctx.mix(direction, [i for i in range(direction.rank) if i != dim % direction.rank])
+    return Value(direction.axes, origin=direction.origin, depth=direction.depth)

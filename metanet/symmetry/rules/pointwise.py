@@ -77,8 +77,7 @@ def _note_residual(ctx: Context, a: Value, b: Value) -> None:
     for mine, other in ((a, b), (b, a)):
         ctx.role(mine, "bias", max(depth - 1, 0) if other.origin is None else depth)
     if a.origin is None and b.origin is None and a.shape == b.shape and a.depth != b.depth:
-        ctx.residuals.append((a.axes[-1] if a.axes else (), b.axes[-1] if b.axes else (),
-                              min(a.depth, b.depth), depth))
+        ctx.residuals += zip(a.axes, b.axes, strict=True)
 
 
 @rule("aten.type_as", "aten.to.other", uniform=True)
