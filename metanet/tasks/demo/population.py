@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metanet.tasks.demo.data import Digits, Images
+from metanet.tasks.demo.workers import workers
 
-HYPER_PARAMETERS = ("log lr", "log weight decay", "log init scale", "log images", "log steps",
-                    "adam")
+HYPER_PARAMETERS = ("log lr", "log weight decay", "log init scale", "log images", "adam",
+                    "log steps")
+# Each run is saved at these shares of its steps. There is no schedule, so an earlier checkpoint is
+# what a shorter run of the same member would have given.
+SNAPSHOTS = (0.125, 0.25, 0.5, 1.0)
 _BATCH = 32
 _CHUNK = 64
 
@@ -69,33 +73,44 @@ class Recipe:
         return Recipe(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def features(self) -> NDArray[np.float64]:
-        """``[m, 6]``, in the order of ``HYPER_PARAMETERS``."""
-        numbers = (self.lr, self.weight_decay, self.init_scale, self.images, self.steps)
-        return torch.stack([*(x.double().log() for x in numbers), self.adam.double()], 1).numpy()
+        """``[s, m, 6]`` for each checkpoint, in the order of ``HYPER_PARAMETERS``."""
+        numbers = (self.lr, self.weight_decay, self.init_scale, self.images)
+        columns = torch.stack([*(x.double().log() for x in numbers), self.adam.double()], 1)
+        shared = columns.expand(len(SNAPSHOTS), -1, -1)
+        return torch.cat([shared, self.saved_at().double().log().unsqueeze(2)], 2).numpy()
+
+    def saved_at(self) -> Int[Tensor, "s m"]:
+        """Steps after which each run is saved; the last is its end."""
+        shares = torch.tensor(SNAPSHOTS).unsqueeze(1)
+        return (self.steps * shares).long().clamp(min=1)
 
 
 @dataclass(frozen=True)
 class Population:
-    """Trained members: ``weights[m, p]`` in the order of ``LAYOUT``, and what they know."""
+    """Runs and their checkpoints: ``weights[s, m, p]``, parameters in the order of ``LAYOUT``.
 
-    weights: Float[Tensor, "m p"]
+    The last checkpoint, ``weights[-1]``, is the member itself.
+    """
+
+    weights: Float[Tensor, "s m p"]
     recipe: Recipe
-    test_correct: Bool[Tensor, "m n_test"]
+    test_correct: Bool[Tensor, "s m n_test"]
     labelled_correct: Bool[Tensor, "m n_labelled"]
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Accuracy on the test images, ``[m]``."""
-        return self.test_correct.double().mean(1).numpy()
+        """Accuracy on the test images, ``[s, m]``."""
+        return self.test_correct.double().mean(2).numpy()
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """Whether all weights of a member are finite; the others have diverged."""
-        return self.weights.isfinite().all(1).numpy()
+        """Whether all weights are finite, ``[s, m]``; where not, the run has diverged."""
+        return self.weights.isfinite().all(2).numpy()
 
-    def state_dict(self, member: int) -> dict[str, Tensor]:
-        """Weights of one member, as a module would save them."""
-        return {name: value[0] for name, value in views(self.weights[member : member + 1]).items()}
+
+def state_dict(row: Float[Tensor, " p"]) -> dict[str, Tensor]:
+    """One row of weights as a module would save it."""
+    return {name: value[0] for name, value in views(row.unsqueeze(0)).items()}
 
 
 def views(theta: Float[Tensor, "k p"]) -> dict[str, Tensor]:
@@ -136,16 +151,24 @@ def train_population(
         seed: of inits, subsets and batches; each member gets its own draws.
         progress: called with (members done, members).
     """
-    order = recipe.steps.argsort(descending=True)  # members of one chunk finish close together
-    weights = torch.empty(len(recipe), N_PARAMETERS)
-    done = 0
-    for number, chunk in enumerate(order.split(_CHUNK)):
+    weights = torch.empty(len(SNAPSHOTS), len(recipe), N_PARAMETERS)
+    # Members of one chunk finish close together, and the longest chunks start first.
+    chunks = recipe.steps.argsort(descending=True, stable=True).split(_CHUNK)
+
+    def train(number: int) -> int:
         generator = torch.Generator().manual_seed(seed * 100_003 + number)
-        weights[chunk] = _train_chunk(recipe.rows(chunk), data.train, generator)
-        done += len(chunk)
-        if progress:
-            progress(done, len(recipe))
-    return Population(weights, recipe, correct(weights, data.test), correct(weights, data.labelled))
+        weights[:, chunks[number]] = _train_chunk(recipe.rows(chunks[number]), data.train,
+                                                  generator)
+        return len(chunks[number])
+
+    done = 0
+    with workers() as pool:
+        for trained in pool.map(train, range(len(chunks))):
+            done += trained
+            if progress:
+                progress(done, len(recipe))
+    on_test = correct(weights.flatten(0, 1), data.test).unflatten(0, weights.shape[:2])
+    return Population(weights, recipe, on_test, correct(weights[-1], data.labelled))
 
 
 def correct(weights: Float[Tensor, "m p"], images: Images) -> Bool[Tensor, "m n"]:
@@ -180,12 +203,13 @@ def _init(recipe: Recipe, generator: torch.Generator) -> Float[Tensor, "k p"]:
     return torch.cat(columns, 1)
 
 
-def _train_chunk(recipe: Recipe, images: Images, generator: torch.Generator) -> Tensor:
+def _train_chunk(recipe: Recipe, images: Images, generator: torch.Generator
+                 ) -> Float[Tensor, "s k p"]:
     k = len(recipe)
     theta = _init(recipe, generator).requires_grad_()
     subset = torch.rand(k, len(images), generator=generator).argsort(1)
     optimizer = _Optimizer(recipe, theta)
-    final = torch.empty(k, N_PARAMETERS)
+    saved, saved_at = torch.empty(len(SNAPSHOTS), k, N_PARAMETERS), recipe.saved_at()
     for step in range(1, int(recipe.steps.max()) + 1):
         pick = torch.rand(k, _BATCH, generator=generator) * recipe.images.unsqueeze(1)
         index = subset.gather(1, pick.long())
@@ -193,9 +217,9 @@ def _train_chunk(recipe: Recipe, images: Images, generator: torch.Generator) -> 
         loss = F.cross_entropy(logits.flatten(0, 1), images.y[index].flatten(), reduction="sum")
         (gradient,) = torch.autograd.grad(loss / _BATCH, theta)
         optimizer.step(gradient)
-        ends = recipe.steps == step
-        final[ends] = theta.detach()[ends]
-    return final
+        here = saved_at == step
+        saved[here] = theta.detach().expand_as(saved)[here]
+    return saved
 
 
 class _Optimizer:

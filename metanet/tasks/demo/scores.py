@@ -38,10 +38,22 @@ def score(predicted: Array, true: Array, *, resamples: int = 1000, seed: int = 0
         resamples: bootstrap samples of members.
         seed: of the bootstrap; the same samples for every row of a table.
     """
-    n = len(true)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    counts = np.concatenate([np.ones((1, n)), counts]).astype(np.float64)
-    return Score(_estimate(_taus(predicted, true, counts)), _estimate(_r2s(predicted, true, counts)))
+    counts = _resamples(len(true), resamples, seed)
+    tau, r2 = _taus(predicted, true, counts), _r2s(predicted, true, counts)
+    return Score(_estimate(tau), _estimate(r2))
+
+
+def difference(one: Array, other: Array, true: Array, *, resamples: int = 1000, seed: int = 0
+               ) -> Estimate:
+    """τ of one prediction minus τ of another, both on the same resamples of members."""
+    counts = _resamples(len(true), resamples, seed)
+    return _estimate(_taus(one, true, counts) - _taus(other, true, counts))
+
+
+def _resamples(n: int, resamples: int, seed: int) -> Float[np.ndarray, "r n"]:
+    """How often each member is drawn; first all members once."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.concatenate([np.ones((1, n)), drawn])
 
 
 def _estimate(values: Array) -> Estimate:
