@@ -12,7 +12,7 @@ _LAZY = {
     "EdgeSet": "parameter_graph",
     "NodeSet": "parameter_graph",
     "ParameterGraph": "parameter_graph",
-    "export": "export",
+    "export": "files",
 }
 
 __all__ = ["WeightBatch", *_LAZY]
@@ -21,6 +21,6 @@ __all__ = ["WeightBatch", *_LAZY]
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(importlib.import_module(f"metanet.graph.{_LAZY[name]}"), name)
-        globals()[name] = value  # a submodule of the same name must not shadow it
+        globals()[name] = value
         return value
     raise AttributeError(f"module 'metanet.graph' has no attribute {name!r}")

@@ -15,7 +15,7 @@ from hand_spaces import SPACES, random_state
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.graph import ParameterGraph, export
 from metanet.graph.edges import edge_lists, node_features
-from metanet.graph.export import html
+from metanet.graph.files import html
 from metanet.symmetry import WeightSpace
 
 
