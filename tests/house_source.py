@@ -40,14 +40,16 @@ def room_of(path: str) -> str:
     return module_of(path).split(".")[1]
 
 
-def imports(root: Path, path: str) -> Iterator[tuple[int, str]]:
+def imports(root: Path, path: str, *, types: bool = True) -> Iterator[tuple[int, str]]:
     """Line and absolute dotted name of every import, at the top or inside a function.
 
-    ``from a import b`` gives ``a.b``, since ``b`` may be a module.
+    ``from a import b`` gives ``a.b``, since ``b`` may be a module. Without ``types`` the imports
+    that only a type checker sees are left out.
     """
     module = module_of(path)
     package = module if path.endswith("__init__.py") else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+    tree = ast.parse((root / path).read_text(encoding="utf-8"))
+    for node in ast.walk(tree if types else _RunTime().visit(tree)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -55,6 +57,13 @@ def imports(root: Path, path: str) -> Iterator[tuple[int, str]]:
             base = _absolute(package, node)
             for alias in node.names:
                 yield node.lineno, f"{base}.{alias.name}"
+
+
+class _RunTime(ast.NodeTransformer):
+    """Drops ``if TYPE_CHECKING:`` blocks."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
 
 def _absolute(package: str, node: ast.ImportFrom) -> str:

@@ -19,8 +19,8 @@ if before:
     for module in pkgutil.walk_packages(metanet.__path__, "metanet."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-for package in (metanet, importlib.import_module("metanet.symmetry")):
-    for name in package._LAZY:
+for package in [m for n, m in sorted(sys.modules.items()) if n.split(".")[0] == "metanet"]:
+    for name in getattr(package, "_LAZY", ()):
         if inspect.ismodule(getattr(package, name)):
             print(package.__name__, name)
 """

@@ -71,7 +71,7 @@ def test_no_undeclared_import(root: Path, path: str) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_pyg_has_one_door(root: Path, path: str) -> None:
-    names = {name.split(".")[0] for _, name in imports(root, path)}
+    names = {name.split(".")[0] for _, name in imports(root, path, types=False)}
     assert "torch_geometric" not in names or path == "metanet/graph/pyg.py"
 
 
@@ -116,3 +116,11 @@ def test_the_walk_sees_every_form(tmp_path: Path) -> None:
     found = {name for _, name in imports(tmp_path, "cli/x.py")}
     assert {"os.path", "metanet.cli.output", "metanet.cli.errors.A", "metanet.nn",
             "numpy"} <= found
+
+
+def test_types_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "x.py").write_text(
+        "import os\nif TYPE_CHECKING:\n    import json\n", encoding="utf-8")
+    assert [name for _, name in imports(tmp_path, "cli/x.py", types=False)] == ["os"]
+    assert [name for _, name in imports(tmp_path, "cli/x.py")] == ["os", "json"]

@@ -13,7 +13,7 @@ from house_source import ROOT, python_files
 LIBRARY = python_files("metanet", "cli", "zoo")
 # Written in pieces, so that this file does not find itself.
 FOREIGN = re.compile("|".join(
-    ["/wo" "rk/", "/fa" "rm/", "bash" "_jobs", "sub" "agent", r"\.lib" "rary", "shared/" "design",
+    ["/wo" "rk/", "/fa" "rm/", "bash" "_jobs", "sub" "agent", r"/\.lib" "rary", "shared/" "design",
      "before" "-stop"]), re.IGNORECASE)
 LEFTOVER = re.compile("# *TO" "DO|TO" "DO:|FIX" "ME|X" "XX:|NotImplemented" "Error")
 
