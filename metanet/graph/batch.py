@@ -247,7 +247,7 @@ def _check_blocks(space: WeightSpace, blocks: Mapping[str, Tensor]) -> None:
 
 
 def _channels(space: WeightSpace, member: Member) -> list[dict[str, Tensor]]:
-    sources = member if isinstance(member, (list, tuple)) else [member]
+    sources: Sequence[Any] = member if isinstance(member, (list, tuple)) else [member]
     if not sources:
         raise SpaceMismatch("a member needs at least one state dict")
     found = [dict(s if isinstance(s, Mapping) else s.state_dict()) for s in sources]

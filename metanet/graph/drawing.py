@@ -1,7 +1,7 @@
 """A drawing of a ParameterGraph: groups are coloured lines, tensors stand across them.
 
 Tensors run from left to right in natural order (in most checkpoints the order of depth), groups
-from top to bottom by first occurrence. A tensor is drawn from the lines that it reads (dot) to
+from top to bottom by their first tensor. A tensor is drawn from the lines that it reads (dot) to
 those that it feeds (arrow head); biases and norms are ticks on their line.
 """
 
@@ -29,14 +29,17 @@ def draw_svg(graph: ParameterGraph) -> str:
     from matplotlib.figure import Figure
 
     columns = _columns(graph)
-    lines = list(graph.node_sets)
+    reach = _reach(graph, columns)
+    lines = {name: i for i, name in enumerate(sorted(reach, key=lambda name: min(reach[name])))}
     width, height = 3 + 0.34 * len(columns), 2.2 + 0.3 * len(lines)
     with matplotlib.rc_context({"svg.hashsalt": "metanet", "svg.fonttype": "none"}):
         figure = Figure(figsize=(max(width, 6.0), height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        _draw_lines(axes, graph, columns)
-        _draw_tensors(axes, graph, columns)
+        for name, row in lines.items():
+            axes.plot([min(reach[name]) - 0.35, max(reach[name]) + 0.35], [row, row], linewidth=3,
+                      color=colour(graph, name), alpha=0.55, solid_capstyle="round", zorder=1)
+        _draw_tensors(axes, graph, columns, lines)
         axes.set_xlim(-1, len(columns))
         axes.set_ylim(len(lines) - 0.3, -0.7)
         axes.set_xticks(range(len(columns)))
@@ -72,20 +75,20 @@ def _column(graph: ParameterGraph, columns: dict[str, int], edge: EdgeSet) -> fl
     return min(reach) + 0.4 if reach else None
 
 
-def _draw_lines(axes: Axes, graph: ParameterGraph, columns: dict[str, int]) -> None:
-    reach: dict[str, list[float]] = {}
+def _reach(graph: ParameterGraph, columns: dict[str, int]) -> dict[str, list[float]]:
+    """Columns that each line stands at; a base reaches as far as what is fibred over it."""
+    over = {group.label: group.over for group in graph.space.normal_groups}
+    reach: dict[str, list[float]] = {name: [] for name in graph.node_sets}
     for edge in graph.edge_sets.values():
         at = _column(graph, columns, edge)
         for end in edge.ends if at is not None else ():
-            reach.setdefault(end.nodes, []).append(float(at or 0))
-    for row, name in enumerate(graph.node_sets):
-        places = reach.get(name, [-0.5])
-        axes.plot([min(places) - 0.35, max(places) + 0.35], [row, row], color=colour(graph, name),
-                  linewidth=3, alpha=0.55, solid_capstyle="round", zorder=1)
+            for name in (end.nodes, *over.get(end.nodes, ())):
+                reach[name].append(float(at or 0))
+    return {name: places or [0.0] for name, places in reach.items()}
 
 
-def _draw_tensors(axes: Axes, graph: ParameterGraph, columns: dict[str, int]) -> None:
-    row = {name: i for i, name in enumerate(graph.node_sets)}
+def _draw_tensors(axes: Axes, graph: ParameterGraph, columns: dict[str, int],
+                  row: dict[str, int]) -> None:
     for edge in graph.edge_sets.values():
         at = _column(graph, columns, edge)
         if at is None or not edge.ends:

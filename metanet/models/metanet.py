@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from metanet.errors import SymmetryError
+from metanet.errors import CheckpointError, SymmetryError
 from metanet.graph import WeightBatch
 from metanet.nn import (
     Embed,
@@ -99,7 +101,7 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
 
     def __init__(self, space: WeightSpace | Mapping[str, Any] | str, outputs: int = 1,
                  kind: str = "gmn", channels: int = 1, width: int = 16, depth: int = 2,
-                 values: str = "signlog", head: int = 64, dropout: float = 0.1) -> None:
+                 values: str = "signlog", head: int = 64, dropout: float = 0.2) -> None:
         super().__init__()
         _check(kind, dropout, outputs=outputs, channels=channels, width=width, depth=depth,
                head=head)
@@ -141,10 +143,30 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
                                 else "config: 'space' is missing")
         return cls(**config)
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **options: Any
+    ) -> Metanet:
+        """Load what ``save_pretrained`` wrote, from a folder or the Hub (config.json and
+        safetensors; no code is run).
+
+        Raises:
+            CheckpointError: if there is no such net, or its files do not belong together.
+            SymmetryError: for a configuration out of range.
+        """
+        source = pretrained_model_name_or_path
+        try:
+            net: Metanet = super().from_pretrained(source, **options)
+        except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"{source}: cannot be loaded as a Metanet: {error}. "
+                                  f"Name a folder that save_pretrained wrote") from error
+        return net.eval()
+
     @property
     def config(self) -> dict[str, Any]:
         """Plain data that ``from_config`` builds an equal architecture from."""
-        return {**(self._hub_mixin_config or {}), "space": self.space.to_json()}
+        known: Any = self._hub_mixin_config or {}
+        return {**known, "space": self.space.to_json()}
 
     @torch.no_grad()
     def measure(self, batch: WeightBatch, targets: Float[Tensor, "N outputs"]) -> None:
@@ -167,7 +189,8 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
     def standard(self, inputs: Prepared) -> Float[Tensor, "N outputs"]:
         """Predictions in units of the targets' standard deviation from their mean."""
         states = self.norm(self.layers(self.embed(inputs.encoded)))
-        return self.head(torch.cat([self.pool(states), inputs.statistics], -1))
+        found: Tensor = self.head(torch.cat([self.pool(states), inputs.statistics], -1))
+        return found
 
     def forward(self, batch: WeightBatch) -> Float[Tensor, "N outputs"]:
         """``[N, *factors, channels]`` → predictions ``[N, outputs]``."""

@@ -49,7 +49,7 @@ class _Plan:
 
 
 def fit(model: Metanet, batch: WeightBatch, targets: Tensor, val_batch: WeightBatch | None = None,
-        val_targets: Tensor | None = None, *, epochs: int = 100, lr: float = 3e-3, seed: int = 0,
+        val_targets: Tensor | None = None, *, epochs: int = 100, lr: float = 1e-3, seed: int = 0,
         time_budget: float | None = None, batch_size: int = 32, weight_decay: float = 1e-2,
         patience: int | None = None) -> Fit:
     """Train in place with AdamW and a cosine schedule; keep the best epoch on validation.

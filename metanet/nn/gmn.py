@@ -149,7 +149,7 @@ class GMNLayer(nn.Module):
         values = {name: grids[name].fold(batch.blocks[name]) for name in self.edges}
         seen = {name: values[name] @ weight + bias for name, weight, bias in zip(
             self.edges, self.edge_in, self.edge_bias, strict=True)}
-        sets: list[NodeSet] = [self.root, *self.nodes]  # type: ignore[list-item]
+        sets: list[NodeSet] = [self.root, *self.nodes]
         states = [nodes.read(batch) for nodes in sets]
         context = states[0]
         mixed = self._messages(seen, [(s, x, s.before) for s, x in zip(sets, states, strict=True)])

@@ -143,8 +143,8 @@ class Embed(nn.Module):
             shape[1 + slot], shape[-1] = along.shape
             blocks[name] = value + along.reshape(shape)
         for name, start in zip(self.states, self.bias[len(self.grids):], strict=True):
-            shape = self.space_out.blocks(name)[0].shape
-            blocks[name] = start.expand(len(batch), *shape, -1)
+            nodes = self.space_out.blocks(name)[0].shape
+            blocks[name] = start.expand(len(batch), *nodes, -1)
         return _relabelled(batch, self.space_out, blocks)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from hand_spaces import SPACES, random_state
 from torch import Tensor
 
-from metanet.errors import SpaceMismatch, SymmetryError
+from metanet.errors import CheckpointError, SpaceMismatch, SymmetryError
 from metanet.graph import WeightBatch
 from metanet.models import Metanet, fit
 from metanet.nn import assert_equivariant
@@ -57,7 +57,8 @@ def test_generalises_and_keeps_the_best_epoch() -> None:
     done = fit(model, batch, target[0], val, target[1], epochs=25, lr=5e-3, patience=20)
     assert done.best_epoch == done.val_loss.index(min(done.val_loss))
     assert min(done.val_loss) < 0.2
-    error = float((model(val)[:, 0].detach() - target[1]).square().mean() / target[0].var(correction=0))
+    error = (model(val)[:, 0].detach() - target[1]).square().mean()
+    error = float(error / target[0].var(correction=0))
     assert error == pytest.approx(min(done.val_loss), rel=1e-4)
 
 
@@ -89,6 +90,23 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     again = Metanet.from_config(json.loads((tmp_path / "net" / "config.json").read_text()))
     again.load_state_dict(model.state_dict())
     assert torch.equal(again.eval()(batch), model(batch))
+
+
+def test_damaged_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="save_pretrained"):
+        Metanet.from_pretrained(tmp_path)
+    Metanet(SPACES["mlp"], **SMALL).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "width": 9}))
+    with pytest.raises(CheckpointError, match="size mismatch"):
+        Metanet.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "width": 10**9}))
+    with pytest.raises(SymmetryError, match="width"):
+        Metanet.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(CheckpointError):
+        Metanet.from_pretrained(tmp_path)
 
 
 def test_the_space_may_be_text_or_json() -> None:

@@ -1,0 +1,44 @@
+"""Every layer, made for a space: what the equivariance tests run over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from metanet.nn import (
+    BlockNorm,
+    ChannelLinear,
+    Embed,
+    Encoding,
+    GMNLayer,
+    InvariantPool,
+    LayerNorm,
+    Pointwise,
+    Residual,
+    Unembed,
+    UNFLinear,
+    latent,
+)
+from metanet.symmetry import WeightSpace
+
+LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
+    "unf": lambda s: UNFLinear(s, 2, 3),
+    "unf_latent": lambda s: UNFLinear(latent(s), 2, 3, frozen="batch"),
+    "gmn": lambda s: GMNLayer(s, 3),
+    "gmn_hidden": lambda s: GMNLayer(s, 2, hidden=5, frozen="batch"),
+    "gmn_latent": lambda s: GMNLayer(latent(s), 4, frozen="batch"),
+    "embed": lambda s: Embed(s, 2, 3),
+    "unembed": lambda s: Unembed(s, 3, 2),
+    "pool": lambda s: InvariantPool(s, 2, ("mean", "std", "max", "min")),
+    "pool_role": lambda s: InvariantPool(s, 2, per="role"),
+    "pointwise": lambda s: Pointwise(s, 2, torch.tanh),
+    "channels": lambda s: ChannelLinear(s, 2, 3),
+    "channels_shared": lambda s: ChannelLinear(s, 2, 3, shared=True),
+    "layernorm": lambda s: LayerNorm(s, 3),
+    "blocknorm": lambda s: BlockNorm(s, 2),
+    "residual": lambda s: Residual(LayerNorm(s, 2), UNFLinear(s, 2, 2), Pointwise(s, 2)),
+    "encoding": lambda s: Encoding(s, 2, "signlog", depth=True, role=True, position=True),
+    "fourier": lambda s: Encoding(s, 1, "fourier", position=True),
+}
