@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from . import zoo_build
 from .errors import NEGATIVE, guarded
 from .options import Arch, Json, Quiet, Seed
 from .output import Sink, safe, table
@@ -176,3 +177,6 @@ def export(
 
 for _verb in (info, query, split, verify, ingest, export):
     app.command(_verb.__name__)(guarded(_verb))
+for _name, _verb in (("build", zoo_build.build), ("recipes", zoo_build.recipes),
+                     ("map", zoo_build.map_)):
+    app.command(_name)(guarded(_verb))

@@ -1,0 +1,126 @@
+"""``metanet zoo build``, ``recipes`` and ``map``: making zoos, and running over their members."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from .options import Json, Quiet
+from .output import Sink, plain, safe, table
+
+if TYPE_CHECKING:
+    from metanet.zoo.build import Progress
+
+Engine = Annotated[str, typer.Option("--engine", metavar="NAME", help="local or ray.")]
+Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes of one thread.")]
+
+
+def build(
+    recipe: Annotated[str, typer.Argument(
+        metavar="RECIPE", help="Name of a recipe (see `metanet zoo recipes`), or a YAML file.")],
+    out: Annotated[Path, typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder of the zoo; an interrupted build goes on.")],
+    n: Annotated[Optional[int], typer.Option(  # noqa: UP045 - typer reads it on Python 3.10
+        "--n", "-n", min=1, help="Networks to make; by default the recipe's number.")] = None,
+    data: Annotated[Optional[Path], typer.Option(  # noqa: UP045
+        "--data", metavar="PATH", help="File or folder of the data; else METANET_DATA.")] = None,
+    seed: Annotated[Optional[int], typer.Option(  # noqa: UP045
+        "--seed", min=0, help="Seed of everything; by default the recipe's.")] = None,
+    engine: Engine = "local",
+    workers: Workers = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a zoo from a recipe. Kill it when you like: the same command goes on."""
+    from metanet.zoo.build import build as run
+
+    sink = Sink(as_json=as_json, quiet=quiet)
+    with _shown(sink) as progress:
+        zoo = run(recipe, out, n=n, seed=seed, engine=engine, workers=workers, data=data,
+                  progress=progress)
+    document = {"out": out, "members": len(zoo), "complete": zoo.complete,
+                "recipe_hash": zoo.card.recipe_hash}
+    sink.result(document, f"{len(zoo)} members in {out}")
+
+
+def recipes(as_json: Json = False, quiet: Quiet = False) -> None:
+    """List the recipes that come with metanet."""
+    from metanet.zoo.recipe import load, names
+
+    found = [load(name) for name in names()]
+    rows = [(r.name, r.n, r.data.name, r.about) for r in found]
+    Sink(as_json=as_json, quiet=quiet).result(
+        [{"name": a, "n": b, "data": c, "about": d} for a, b, c, d in rows],
+        table(("recipe", "n", "data", "about"), rows))
+
+
+def map_(
+    function: Annotated[str, typer.Argument(
+        metavar="FUNCTION", help="module:name or file.py:name (its code is run: name only code "
+                                 "that you trust); takes a ZooBatch, gives a value per member.")],
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the zoo.")],
+    where: Annotated[Optional[str], typer.Option(  # noqa: UP045
+        "--where", metavar="WHERE", help="Only members that fulfil this condition.")] = None,
+    size: Annotated[int, typer.Option("--size", min=1, help="Members per call, at most.")] = 64,
+    engine: Engine = "local",
+    workers: Workers = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Call a function of yours on all members; prints a line of JSON for each."""
+    from metanet.zoo import Zoo
+    from metanet.zoo.mapping import map_members
+
+    sink = Sink(as_json=as_json, quiet=quiet)
+    found = map_members(function, Zoo.open(path), where, size=size, engine=engine, workers=workers)
+    if as_json:
+        sink.result(dict(found), "")
+        return
+    for name, value in found:
+        sink.line(json.dumps({"id": name, "value": plain(value)}, default=safe))
+
+
+@contextmanager
+def _shown(sink: Sink) -> Iterator[Callable[[Progress], None]]:
+    """A line on a terminal that is written over; in a pipe a line every half minute."""
+    terminal = sys.stderr.isatty() and not sink.quiet
+    last = [0.0 if terminal else time.monotonic() - 20]
+
+    def show(at: Progress) -> None:
+        now = time.monotonic()
+        if now - last[0] < (0.5 if terminal else 30) and at.done < at.total:
+            return
+        last[0] = now
+        text = f"{at.done:,} of {at.total:,}"
+        if at.rate is not None and at.eta is not None:
+            text += f", {_rate(at.rate)}, {_time(at.eta)} to go"
+        if terminal:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+        else:
+            sink.say(text)
+
+    try:
+        yield show
+    finally:
+        if terminal:
+            sys.stderr.write("\n")
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 1:
+        return f"{per_second:.1f} a second"
+    return f"{per_second * 60:.1f} a minute"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
