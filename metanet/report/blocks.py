@@ -18,6 +18,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """A title inside a section."""
+
+    text: str
+    kind: ClassVar[str] = "heading"
+
+
+@dataclass(frozen=True)
 class Code:
     """Preformatted text."""
 
@@ -89,7 +97,7 @@ class Fold:
     kind: ClassVar[str] = "fold"
 
 
-Block: TypeAlias = "Text | Code | Note | Facts | Table | Figure | Fold"
+Block: TypeAlias = "Text | Heading | Code | Note | Facts | Table | Figure | Fold"
 
 
 @dataclass(frozen=True)

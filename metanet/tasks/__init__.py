@@ -1,0 +1,1 @@
+"""What people want done with networks; each task is a package of its own."""

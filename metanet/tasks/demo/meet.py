@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from metanet.report import Block, Section, Table, Text, lines
+from metanet.report import Block, Note, Section, Table, Text, lines
 from metanet.symmetry import WeightSpace, match
-from metanet.tasks.demo.data import Images
-from metanet.tasks.demo.mlp import cosine, outputs
+from metanet.tasks.demo.data import Digits, Images
+from metanet.tasks.demo.mlp import Weights, accuracy, cosine, outputs
 from metanet.tasks.demo.words import percent
 
 POINTS = 25
@@ -41,21 +40,35 @@ class Path:
 
 @dataclass(frozen=True)
 class Met:
-    """The two paths, and how near the nets are before and after alignment."""
+    """The two paths, how near the nets are before and after alignment, and how they were trained:
+    accuracies on the training images, and epochs.
+    """
 
     naive: Path
     aligned: Path
     cosine: float
     cosine_aligned: float
+    trained: tuple[float, float]
+    epochs: int
 
 
-def meet(space: WeightSpace, a: dict[str, Tensor], b: dict[str, Tensor], test: Images) -> Met:
-    """Interpolate between two nets, without and with matching ``b`` to ``a`` by weights alone."""
+def meet(space: WeightSpace, a: Weights, b: Weights, data: Digits, epochs: int) -> Met:
+    """Interpolate between two nets, without and with matching ``b`` to ``a`` by weights alone.
+
+    Args:
+        space: of both nets.
+        a: weights in float64.
+        b: weights of a net of another seed.
+        data: the paths are scored on ``test``.
+        epochs: that both nets were trained for.
+    """
     aligned = match(a, b, space).element.apply(b)
-    return Met(walk(a, b, test), walk(a, aligned, test), cosine(a, b), cosine(a, aligned))
+    trained = accuracy(a, data.train), accuracy(b, data.train)
+    return Met(walk(a, b, data.test), walk(a, aligned, data.test), cosine(a, b),
+               cosine(a, aligned), trained, epochs)
 
 
-def walk(a: dict[str, Tensor], b: dict[str, Tensor], test: Images) -> Path:
+def walk(a: Weights, b: Weights, test: Images) -> Path:
     """Loss and accuracy at 25 points between two nets."""
     times = torch.linspace(0, 1, POINTS).tolist()
     losses, accuracies = [], []
@@ -84,10 +97,21 @@ def section(met: Met) -> Section:
               strong=frozenset({3}),
               caption="Barrier: largest excess of the loss over the straight line between the "
                       "ends."),
-        Text(f"Both nets are trained alike, to the end (AdamW, learning rate 1e-3, weight decay "
-             f"1); only the seed differs. Their cosine is {met.cosine:.3f} as they are and "
+        _verdict(met),
+        Text(f"Both nets are trained alike (AdamW, learning rate 1e-3, weight decay 1, "
+             f"{met.epochs} epochs, to {percent(min(met.trained))} of the training images or "
+             f"more); only the seed differs. Their cosine is {met.cosine:.3f} as they are and "
              f"{met.cosine_aligned:.3f} aligned."),
     ]
-    return Section("3 Meet", "Two nets trained from different seeds compute nearly the same, with "
-                   "their neurons in different order. Averaging them as they are ruins both; in "
-                   "one order it does not.", blocks)
+    return Section("3 Meet", "May two nets trained from different seeds be averaged? Their neurons "
+                   "stand in different order. Here is the line from one to the other, as they are "
+                   "and with the second one brought into the order of the first.", blocks)
+
+
+def _verdict(met: Met) -> Note:
+    """What the two midpoints show, good or bad."""
+    ends = min(met.naive.accuracy[0], met.naive.accuracy[-1])
+    naive, aligned = met.naive.midpoint[1], met.aligned.midpoint[1]
+    told = (f"The naive average loses {100 * (ends - naive):.1f} points of accuracy against the "
+            f"worse of the two nets, the aligned one {100 * (ends - aligned):.1f}.")
+    return Note(told, "good" if aligned > naive and ends - aligned < 0.03 else "bad")

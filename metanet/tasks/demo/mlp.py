@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from metanet.tasks.demo.data import Images
 
 WIDTHS = (64, 256, 256, 256, 10)
 _BATCH = 50
+
+Weights: TypeAlias = dict[str, Tensor]
 
 
 class MLP(nn.Module):
@@ -53,7 +56,12 @@ def train_mlp(images: Images, seed: int, epochs: int) -> MLP:
     return model.eval()
 
 
-def outputs(state_dict: dict[str, Tensor], x: Tensor) -> Float[Tensor, "n 10"]:
+def accuracy(state_dict: Weights, images: Images) -> float:
+    """Share of the images that an MLP with these weights classifies correctly."""
+    return float((outputs(state_dict, images.x).argmax(1) == images.y).double().mean())
+
+
+def outputs(state_dict: Weights, x: Tensor) -> Float[Tensor, "n 10"]:
     """Logits of an MLP with these weights, in their dtype."""
     dtype = next(iter(state_dict.values())).dtype
     with torch.no_grad():
@@ -61,16 +69,16 @@ def outputs(state_dict: dict[str, Tensor], x: Tensor) -> Float[Tensor, "n 10"]:
     return out
 
 
-def double(model: nn.Module) -> dict[str, Tensor]:
+def double(model: nn.Module) -> Weights:
     """The state dict in float64."""
     return {name: value.detach().double() for name, value in model.state_dict().items()}
 
 
-def flat(state_dict: dict[str, Tensor]) -> Float[Tensor, " p"]:
+def flat(state_dict: Weights) -> Float[Tensor, " p"]:
     """All numbers in one vector."""
     return torch.cat([value.flatten() for value in state_dict.values()])
 
 
-def cosine(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+def cosine(a: Weights, b: Weights) -> float:
     """Cosine of the angle between two networks as vectors."""
     return float(F.cosine_similarity(flat(a), flat(b), dim=0))

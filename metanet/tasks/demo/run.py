@@ -21,12 +21,12 @@ from metanet.tasks.demo import scramble as scrambling
 from metanet.tasks.demo import see as seeing
 from metanet.tasks.demo import story
 from metanet.tasks.demo.data import Digits, load_digits
-from metanet.tasks.demo.mlp import double, train_mlp
+from metanet.tasks.demo.mlp import Weights, double, train_mlp
 from metanet.tasks.demo.read import Plan, Read, read
-from metanet.tasks.demo.workers import one_thread
 from metanet.tasks.demo.words import count, interval, percent
+from metanet.tasks.demo.workers import one_thread
 
-FULL, QUICK = Plan(640, (30, 400), 10), Plan(96, (20, 120), 3)
+FULL, QUICK = Plan(640, (30, 400), 10), Plan(80, (20, 80), 2)
 EPOCHS = 40
 
 
@@ -57,14 +57,15 @@ def _run(page: Path, quick: bool, seed: int, say: Callable[[str], None]) -> dict
     seen = _see(say)
     clock.lap("see")
     data = load_digits(seed)
-    space, nets = _two_nets(data, seed, 12 if quick else EPOCHS, say)
+    epochs = 12 if quick else EPOCHS
+    space, nets = _two_nets(data, seed, epochs, say)
     clock.lap("train two nets")
     scrambled = scrambling.scramble(space, *nets, data.test.x, seed)
     say(f"Scramble: cosine {scrambled.cosine:+.3f}, outputs change by at most "
         f"{scrambled.max_change:.0e}; match says "
         f"{'the same network' if scrambled.recovered else 'nothing certain'}")
     clock.lap("scramble")
-    met = meeting.meet(space, *nets, data.test)
+    met = meeting.meet(space, *nets, data, epochs)
     say(f"Meet: the naive midpoint has accuracy {percent(met.naive.midpoint[1])}, the aligned one "
         f"{percent(met.aligned.midpoint[1])}; loss barrier {met.naive.barrier:.3f} and "
         f"{met.aligned.barrier:.3f}")
@@ -105,7 +106,17 @@ class _Clock:
 
 
 def _place(out: Path) -> Path:
-    return out if out.suffix.lower() in (".html", ".htm") else out / "demo.html"
+    """The page, in a folder that can be written: said before the work, not after it."""
+    page = out if out.suffix.lower() in (".html", ".htm") else out / "demo.html"
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetanetError(f"cannot make the folder {str(page.parent)!r}: {error.strerror}; "
+                           f"choose another place") from error
+    if page.is_dir() or not os.access(page.parent, os.W_OK):
+        raise MetanetError(f"cannot write the page {str(page)!r}: it is a folder, or stands in one "
+                           f"that may not be written; choose another place")
+    return page
 
 
 def _see(say: Callable[[str], None]) -> tuple[seeing.Seen, ...]:
@@ -118,7 +129,7 @@ def _see(say: Callable[[str], None]) -> tuple[seeing.Seen, ...]:
 
 
 def _two_nets(data: Digits, seed: int, epochs: int, say: Callable[[str], None]
-              ) -> tuple[WeightSpace, list[dict[str, torch.Tensor]]]:
+              ) -> tuple[WeightSpace, list[Weights]]:
     say("Training two MLPs from different seeds")
     models = [train_mlp(data.train, 2 * seed + i, epochs) for i in (1, 2)]
     return infer(models[0], (data.test.x[:2],)), [double(model) for model in models]

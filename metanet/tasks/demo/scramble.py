@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metanet.report import Block, Facts, Note, Section, Text
 from metanet.symmetry import WeightSpace, match
-from metanet.tasks.demo.mlp import cosine, outputs
+from metanet.tasks.demo.mlp import Weights, cosine, outputs
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scrambled:
     other_same: bool
 
 
-def scramble(space: WeightSpace, net: dict[str, Tensor], other: dict[str, Tensor],
+def scramble(space: WeightSpace, net: Weights, other: Weights,
              x: Tensor, seed: int) -> Scrambled:
     """Permute ``net`` with a random element and look for it again.
 
@@ -54,7 +54,7 @@ def scramble(space: WeightSpace, net: dict[str, Tensor], other: dict[str, Tensor
         same(net, back), cosine(net, back), cosine(net, control), same(net, control))
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def same(a: Weights, b: Weights) -> bool:
     """Whether two networks have equal numbers in equal places."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 

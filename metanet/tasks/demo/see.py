@@ -9,7 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from metanet.report import Block, Code, Fold, Note, Section, Table
+from metanet.report import Block, Code, Fold, Heading, Note, Section, Table, Text
 from metanet.symmetry import Verification, WeightSpace, infer, verify
 from metanet.symmetry.text import print_axes
 from metanet.tasks.demo.llama import Shape, llama_on_meta
@@ -42,8 +42,9 @@ def see() -> tuple[Seen, ...]:
     tokens = torch.randint(0, 97, (2, 5), generator=torch.Generator().manual_seed(0))
     small = llama_on_meta(Shape(97, 32, 2, 4, 2, 8, 56))
     return (
-        _infer("ResNet-20 for CIFAR-10", resnet, images, resnet, "on random weights"),
-        _infer("Llama: two layers of the widths of Llama-3.2-1B", llama_on_meta(), (tokens,),
+        _infer("ResNet-20 for CIFAR-10, without weights", resnet, images, resnet,
+               "on random weights"),
+        _infer("Llama shape: two layers of the widths of Llama-3.2-1B", llama_on_meta(), (tokens,),
                small, "on a narrow sibling from the same code"),
     )
 
@@ -57,7 +58,8 @@ def section(spaces: tuple[Seen, ...]) -> Section:
         "1 See",
         "A network is named tensors and a group that moves their entries without changing the "
         "function. `metanet.infer` reads that group off the code. These two networks have no "
-        "weights: their parameters take no memory.",
+        "weights; one line per tensor says what may move: a name is a group, `3!` is fixed, "
+        "`d/h` may move in its own way for each `h`, `(a + b)` are neighbours on one axis.",
         blocks,
     )
 
@@ -66,20 +68,21 @@ def _show(seen: Seen) -> list[Block]:
     space = seen.space
     groups = [[g.label, g.kind, str(g.size), " ".join(g.over) or "–", str(g.copies),
                str(len(g.tensors))] for g in space.groups]
-    blocks: list[Block] = [
-        Note(f"{seen.name}: {count(space.n_parameters)} parameters in {len(space.tensors)} "
-             f"tensors, {len(space.groups)} groups, found in {seen.seconds:.1f} s "
-             f"({space.status})."),
+    return [
+        Heading(seen.name),
+        Text(f"{count(space.n_parameters)} parameters in {len(space.tensors)} tensors, "
+             f"{len(space.groups)} groups, found in {seen.seconds:.1f} s; status: "
+             f"{space.status}."),
         _proof(seen),
-        Table(["group", "kind", "size", "over", "copies", "tensors"], groups,
-              numbers=frozenset({2, 4, 5}),
-              caption="A group is one way to reorder neurons, shared by all tensors it moves. "
-                      "A group `over` another acts separately for each index of it."),
         Code(str(space)),
+        Fold(f"The {len(space.groups)} groups", [Table(
+            ["group", "kind", "size", "over", "copies", "tensors"], groups,
+            numbers=frozenset({2, 4, 5}),
+            caption="A group is one way to reorder neurons, shared by all tensors it moves. A "
+                    "group over another acts separately for each index of it.")]),
         Fold("Every axis explained", [
             Table(["tensor", "axis", "term", "why"], _explained(space), numbers=frozenset({1}))]),
     ]
-    return blocks
 
 
 def _proof(seen: Seen) -> Note:
