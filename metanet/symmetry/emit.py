@@ -20,7 +20,7 @@ from metanet.symmetry.factor import (
 )
 from metanet.symmetry.group import Group
 from metanet.symmetry.liveness import live_digits
-from metanet.symmetry.meta import GroupMeta, Meta, TensorMeta, Wire
+from metanet.symmetry.meta import Frozen, GroupMeta, Meta, TensorMeta, Wire
 from metanet.symmetry.reasons import Reasons
 from metanet.symmetry.space import TensorSpec, WeightSpace
 from metanet.symmetry.track import Tracked
@@ -162,7 +162,7 @@ class _Emitter:
 
     # ------------------------------------------------------------ meta
 
-    def _reasons(self) -> dict[str, dict[int, tuple]]:
+    def _reasons(self) -> dict[str, dict[int, tuple[Frozen, ...]]]:
         reasons = Reasons(self.solver)
         found = {
             name: {i: parts for i, axis in enumerate(self.found.axes[name])
@@ -211,7 +211,7 @@ class _Emitter:
         for w in self.found.context.weighted:
             axes = self.found.axes[w.name]
             targets = [label for at in w.out_axes for label in self._of(axes[at])]
-            sources = [label for at in w.in_axes for label in self._of(axes[at])]
+            sources: list[str | None] = [s for at in w.in_axes for s in self._of(axes[at])]
             for target in targets:
                 for source in sources or [None]:
                     wires[Wire(source, target, w.name)] = None

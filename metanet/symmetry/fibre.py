@@ -96,6 +96,8 @@ class _Fixpoint:
     def _branch(self, digits: list[list[Factor]], place: tuple[int, int], written: bool) -> None:
         d, k = place
         base, start = digits[d][k], 0
+        if written:
+            self._drop_elsewhere(digits, d, base)
         for block in base.blocks or ():
             stop = start + length(block)
             axes: list[Expr] = []
@@ -107,6 +109,20 @@ class _Fixpoint:
                     axes.append(self.solver.restrict_axis(tuple(axis), base, start, stop))
             start = stop
             self.check(axes, written)
+
+    def _drop_elsewhere(self, digits: list[list[Factor]], d: int, base: Factor) -> None:
+        """A direct sum can be written out along its own axis only."""
+        for e, axis in enumerate(digits):
+            if e == d or base in axis:
+                continue
+            for atom in axis:
+                while (cased := _find_cased(atom, base)) is not None:
+                    self.solver.merge(cased)
+                    self.changed = True
+                for leaf in leaves((atom,)):
+                    bases = base_atoms(leaf)
+                    if base in bases:
+                        self._keep(leaf, {b for b in bases if b is not base}, bases)
 
     def _check_blocks(self, digits: list[list[Factor]], d: int, k: int, written: bool) -> None:
         atom = digits[d][k]
@@ -159,6 +175,18 @@ class _Fixpoint:
 def _elsewhere(digits: list[list[Factor]], d: int, base: Factor) -> int:
     """How often a digit stands in the other axes."""
     return sum(axis.count(base) for e, axis in enumerate(digits) if e != d)
+
+
+def _find_cased(atom: Factor, base: Factor) -> Factor | None:
+    """Something in ``atom`` that differs from piece to piece of ``base``."""
+    for inner in atoms((atom,)):
+        if inner.cases is not None and find(inner.cases.base) is base:
+            return inner
+        for part in parts_of(inner):
+            for deeper in atoms(part):
+                if (found := _find_cased(deeper, base)) is not None:
+                    return found
+    return None
 
 
 def _cased_over(atom: Factor, base: Factor) -> bool:

@@ -18,7 +18,8 @@ _SEPARATE = frozenset(f"aten.{name}" for name in (
     "linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "embedding", "relu",
     "gelu", "silu", "tanh", "sigmoid", "sin", "add", "sub", "mul", "div", "view", "reshape",
     "permute", "transpose", "unsqueeze", "squeeze", "flatten", "unflatten", "contiguous", "dropout",
-    "clone", "to", "cat", "expand", "t",
+    "clone", "to", "cat", "expand", "t", "pad", "constant_pad_nd", "stack", "neg", "exp", "pow",
+    "copy", "where", "masked_fill", "unsafe_view", "mT", "movedim",
 ))
 
 

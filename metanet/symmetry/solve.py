@@ -247,11 +247,10 @@ class Solver:
             self.tie(case.values[0], value)
         if cased.cases is None or cased.parent is not None:
             return
-        fit = (v for v in case.values if all(a is not cased and not contains(a, cased)
-                                             for a in atoms(v)))
-        value = next(fit, None)
+        fit = [value for value in case.values
+               if all(a is not cased and not contains(a, cased) for a in atoms(value))]
         cased.cases = None
-        cased.split = value if value is not None else self.free(cased.size)
+        cased.split = fit[0] if fit else self.free(cased.size)
 
     # ------------------------------------------------------------ splitting
 
@@ -278,7 +277,8 @@ class Solver:
 
     def split_product(self, expr: Expr, minor: int) -> tuple[Expr, Expr] | None:
         """A product as (major, minor) products with ``minor`` indices in the second."""
-        left, right, size = atoms(expr), [], 1
+        left, size = atoms(expr), 1
+        right: list[Factor] = []
         while size < minor:
             if not left:
                 return None

@@ -114,7 +114,12 @@ def verify_program(
         notes += [note] if note else []
     live = [group for group in space.groups if not group.dead]
     several = [group for group in live if len(group.tensors) > 1]
-    undetected = tuple(group.label for group in several if not trial.control(group, error))
+    missed = [group for group in several if not trial.control(group, error)]
+    for retry, gain in enumerate((_GAINS[1], _GAINS[0])):  # a saturated softmax hides its inputs
+        if missed:
+            trial.draw(seed + 1000 + retry, gain)
+            missed = [group for group in missed if not trial.control(group, error)]
+    undetected = tuple(group.label for group in missed)
     empty = not live and sum(len(spec.shape) > 1 for spec in space.tensors.values()) > 1
     controls = Controls(len(several), len(several) - len(undetected),
                         len(space.groups) - len(live), len(live) - len(several))
@@ -175,7 +180,7 @@ class _Trial:
         note = None
         for gain in [g for g in _GAINS if g <= self.gain]:
             self.gain = gain
-            self._draw(seed, gain)
+            self.draw(seed, gain)
             error = self._error(self._moved(seed))
             if error <= TOLERANCE or not self._unstable(error, seed):
                 return error, note
@@ -198,7 +203,8 @@ class _Trial:
                 return True
         return False
 
-    def _draw(self, seed: int, gain: float) -> None:
+    def draw(self, seed: int, gain: float) -> None:
+        """Take new weights and inputs."""
         rng = torch.Generator().manual_seed(seed)
         drawn = fill(self.program, rng, gain)
         owners = {self.program.aliases.get(n, n): self.space.owner(n)
@@ -254,7 +260,7 @@ def relative_change(a: Tensor, b: Tensor) -> float:
     return change / scale if np.isfinite(change) and np.isfinite(scale) else float("inf")
 
 
-def _lifted(op: Op, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _lifted(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation with every cast to a smaller float made a cast to float64."""
     if op.family in IGNORED:
         return None

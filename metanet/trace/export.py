@@ -57,7 +57,7 @@ def export_program(module: nn.Module, example_inputs: Any) -> Program:
         ) from error
 
 
-def split_inputs(example_inputs: Any) -> tuple[tuple, dict[str, Any]]:
+def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments from any accepted form of example inputs."""
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
@@ -79,7 +79,7 @@ def alias_owners(module: nn.Module) -> dict[str, str]:
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    named = dict(module.named_parameters(remove_duplicate=False))
+    named: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     persistent = module.state_dict(keep_vars=True)
     named |= {
         name: tensor
@@ -118,7 +118,7 @@ def _shadow(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 class _Recorder:
     """Turns an exported program into our own stream (graphs of wrappers are inlined)."""
 
-    def __init__(self, module: nn.Module, exported: Any, inputs: tuple[tuple, dict]) -> None:
+    def __init__(self, module: nn.Module, exported: Any, inputs: tuple[Any, Any]) -> None:
         self.module = module
         self.exported = exported
         self.examples = list(pytree.tree_leaves(inputs))

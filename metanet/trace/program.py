@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
+Call = Callable[["Op", tuple[Any, ...], dict[str, Any]], Any]
+"""How to run one operation on real arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Program:
     aliases: Mapping[str, str]
 
     def run(
-        self, values: Mapping[str, Tensor], call: Callable[[Op, tuple, dict], Any] | None = None
+        self, values: Mapping[str, Tensor], call: Call | None = None
     ) -> list[Any]:
         """Outputs for these source values, by name (clones are fed: nothing given is changed).
 
