@@ -79,6 +79,8 @@ def tidy(axis: Axis) -> Axis:
         return axis
     parts: list[Axis] = []
     for part in map(tidy, axis.parts):
-        nested = isinstance(part, (Prod, Sum)) and type(part) is type(axis)
-        parts += part.parts if nested else (part,)
+        if isinstance(part, (Prod, Sum)) and type(part) is type(axis):
+            parts += part.parts
+        else:
+            parts.append(part)
     return parts[0] if len(parts) == 1 else type(axis)(tuple(parts))

@@ -1,7 +1,7 @@
 """GroupElement: one permutation table per group, with values for signed and positive groups.
 
-Convention (card `weight-space`, "Action"): ``new[i] = value[i]**e * old[table[i]]``, and the digits of the
-*output* index choose the row of a fibred table.
+Convention (card `weight-space`, "Action"): ``new[i] = value[i]**e * old[table[i]]``, and the
+digits of the *output* index choose the row of a fibred table.
 """
 
 from __future__ import annotations
