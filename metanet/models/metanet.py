@@ -144,7 +144,7 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
         return cls(**config)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, **options: Any
     ) -> Metanet:
         """Load what ``save_pretrained`` wrote, from a folder or the Hub (config.json and
@@ -181,7 +181,8 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
 
     def prepare(self, batch: WeightBatch) -> Prepared:
         """What needs no parameters, so that training computes it once."""
-        encoded = self.encoding(self.standardise(batch))
+        # In the net's own precision: members may be stored in float64.
+        encoded = self.encoding(self.standardise(batch.to(self.feature_mean.dtype)))
         statistics = (self.statistics(encoded) - self.feature_mean) / self.feature_scale
         # Far outliers (a diverged network) shall not drown the rest of the head's input.
         return Prepared(encoded, statistics.clamp(-6, 6))

@@ -138,8 +138,8 @@ def _loss(model: Metanet, held: _Set, size: int = 256) -> float:
 
 
 def _checked(model: Metanet, batch: WeightBatch, targets: Tensor) -> Tensor:
-    """Targets as ``[N, outputs]`` in the dtype and on the device of the batch."""
-    wanted = torch.as_tensor(targets).to(batch.device, batch.dtype)
+    """Targets as ``[N, outputs]``, in the precision of the net, on the device of the batch."""
+    wanted = torch.as_tensor(targets).to(batch.device, model.target_mean.dtype)
     wanted = wanted[:, None] if wanted.ndim == 1 else wanted
     if tuple(wanted.shape) != (len(batch), model.outputs):
         raise SpaceMismatch(f"targets have shape {tuple(wanted.shape)}, expected "

@@ -92,6 +92,15 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(again.eval()(batch), model(batch))
 
 
+def test_float64_members_and_several_outputs_train() -> None:
+    batch, targets = members(12, 5)
+    model = Metanet(SPACES["mlp"], outputs=2, **SMALL)
+    done = fit(model, batch.to(torch.float64), torch.stack([targets, -targets], 1).double(),
+               epochs=3)
+    assert done.best_epoch == 2 and not done.val_loss
+    assert model(batch).dtype == torch.float32 and model(batch).shape == (12, 2)
+
+
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="save_pretrained"):
         Metanet.from_pretrained(tmp_path)
