@@ -172,7 +172,7 @@ def _declared(zoo: Zoo, table: Table) -> str | None:
 
 def _classify(label: str, table: Table, x: Float[np.ndarray, "n d"], y: Int64[np.ndarray, " n"],
               groups: Int64[np.ndarray, " n"], seed: int) -> list[Check]:
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 0x6C65616B])  # never the stream that made the zoo
     x, y, groups = _thinned(x, y, groups, table.most, rng)
     if table.shuffled:
         first = np.unique(groups, return_index=True)[1]

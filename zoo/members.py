@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Value: TypeAlias = "int | float | str | bool | None"
 MAX_ID = 200
+_PLAIN = (str, bool, type(None))
 _WORD = re.compile(r"[^A-Za-z0-9_]")
 
 
@@ -83,11 +84,12 @@ def _flatten(prefix: str, mapping: Mapping[str, Any], out: dict[str, Value], who
         if isinstance(value, Mapping):
             _flatten(name, value, out, who)
         else:
-            out[name] = scalar(value, f"member {who!r}, {printable(name, 80)}")
+            out[name] = value if type(value) in _PLAIN else scalar(value, who, name)
 
 
-def scalar(value: Any, where: str) -> Value:
+def scalar(value: Any, who: str, name: str) -> Value:
     """``value`` as the index holds it: NaN becomes None, lists JSON text, scalars plain Python."""
+    where = f"member {printable(who, 80)!r}, {printable(name, 80)}"
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()
     if isinstance(value, (list, tuple)):

@@ -70,7 +70,7 @@ def _token(kind: str, text: str, rest: str, columns: Mapping[str, Column]) -> st
     if kind == "quoted":
         return _quoted(text[1:-1], columns)
     if kind != "word":
-        return text
+        return "* 1.0 /" if text == "/" else text  # 1/2 is a half here, not SQL's 0
     low = text.lower()
     if rest.startswith("(") and low not in _KEYWORDS:
         if low not in _FUNCTIONS:

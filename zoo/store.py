@@ -147,8 +147,11 @@ class Zoo:
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Those of the ids that the zoo does not hold yet: what a resumed build has to make."""
-        known = {row[0] for row in self.index.rows("SELECT id FROM members")}
-        return [name for name in ids if name not in known]
+        wanted = list(ids)
+        known = {row[0] for row in self.index.rows(
+            "SELECT id FROM members WHERE id IN (SELECT value FROM json_each(?))",
+            json.dumps(wanted))}
+        return [name for name in wanted if name not in known]
 
     def merge(self, other: Zoo) -> int:
         """Add the members of another zoo; equal ones are skipped. Returns how many were added.
