@@ -95,7 +95,8 @@ def weight_statistics(population: Population) -> Array:
         flat = value.flatten(1).double()
         quartiles = torch.quantile(flat, torch.linspace(0, 1, 5, dtype=torch.float64), dim=1).T
         columns += [flat.mean(1, keepdim=True), flat.std(1, keepdim=True), quartiles]
-    return torch.cat(columns, 1).unflatten(0, population.weights.shape[:2]).numpy()
+    found: Array = torch.cat(columns, 1).unflatten(0, population.weights.shape[:2]).numpy()
+    return found
 
 
 def reference_rows(population: Population, split: Split) -> Iterable[Prediction]:

@@ -192,12 +192,13 @@ def _train(kind: str, epochs: int, space: WeightSpace, population: Population, s
         torch.manual_seed(0)
         model = Metanet.from_config({"space": space, "kind": kind, "width": WIDTH, "depth": DEPTH,
                                      "dropout": 0.2})
-    parts = [x for rows in (split.train, split.validation)
-             for x in (_batch(space, population, rows), _targets(population, rows))]
-    done = fit(model, *parts, epochs=epochs, lr=4e-3, weight_decay=0.1)
+    done = fit(
+        model, _batch(space, population, split.train), _targets(population, split.train),
+        _batch(space, population, split.validation), _targets(population, split.validation),
+        epochs=epochs, lr=4e-3, weight_decay=0.1)
     numbers = sum(p.numel() for p in model.parameters())
-    say(f"  metanet of {kind.upper()} layers, {numbers:,} parameters: trained on {len(parts[1])} "
-        f"checkpoints in {done.seconds:.0f} s")
+    say(f"  metanet of {kind.upper()} layers, {numbers:,} parameters: trained on "
+        f"{len(split.train)} checkpoints in {done.seconds:.0f} s")
     return model
 
 

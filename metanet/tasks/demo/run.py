@@ -58,14 +58,14 @@ def _run(page: Path, quick: bool, seed: int, say: Callable[[str], None]) -> dict
     clock.lap("see")
     data = load_digits(seed)
     epochs = 12 if quick else EPOCHS
-    space, nets = _two_nets(data, seed, epochs, say)
+    space, a, b = _two_nets(data, seed, epochs, say)
     clock.lap("train two nets")
-    scrambled = scrambling.scramble(space, *nets, data.test.x, seed)
+    scrambled = scrambling.scramble(space, a, b, data.test.x, seed)
     say(f"Scramble: cosine {scrambled.cosine:+.3f}, outputs change by at most "
         f"{scrambled.max_change:.0e}; match says "
         f"{'the same network' if scrambled.recovered else 'nothing certain'}")
     clock.lap("scramble")
-    met = meeting.meet(space, *nets, data, epochs)
+    met = meeting.meet(space, a, b, data, epochs)
     say(f"Meet: the naive midpoint has accuracy {percent(met.naive.midpoint[1])}, the aligned one "
         f"{percent(met.aligned.midpoint[1])}; loss barrier {met.naive.barrier:.3f} and "
         f"{met.aligned.barrier:.3f}")
@@ -129,10 +129,10 @@ def _see(say: Callable[[str], None]) -> tuple[seeing.Seen, ...]:
 
 
 def _two_nets(data: Digits, seed: int, epochs: int, say: Callable[[str], None]
-              ) -> tuple[WeightSpace, list[Weights]]:
+              ) -> tuple[WeightSpace, Weights, Weights]:
     say("Training two MLPs from different seeds")
     models = [train_mlp(data.train, 2 * seed + i, epochs) for i in (1, 2)]
-    return infer(models[0], (data.test.x[:2],)), [double(model) for model in models]
+    return infer(models[0], (data.test.x[:2],)), double(models[0]), double(models[1])
 
 
 def _read(plan: Plan, data: Digits, seed: int, say: Callable[[str], None]) -> Read:

@@ -78,7 +78,8 @@ def _taus(a: Array, b: Array, counts: Float[np.ndarray, "r n"]) -> Array:
 def _r2s(predicted: Array, true: Array, counts: Float[np.ndarray, "r n"]) -> Array:
     n = counts.sum(1)
     spread: Array = counts @ true**2 / n - (counts @ true / n) ** 2
-    return 1 - (counts @ (predicted - true) ** 2 / n) / spread
+    found: Array = 1 - (counts @ (predicted - true) ** 2 / n) / spread
+    return found
 
 
 @dataclass(frozen=True)

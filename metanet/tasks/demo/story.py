@@ -30,7 +30,7 @@ def section(found: Read) -> Section:
         Facts([(f"{c.runs}", f"runs trained in {found.seconds[0]:.0f} s, "
                              f"{N_PARAMETERS:,} weights each"),
                (f"{c.diverged} + {c.chance}", "diverged + at chance level, left out of the table"),
-               (f"{c.train_runs} / {c.validation_runs} / {c.test_runs}",
+               (f"{c.train_runs}/{c.validation_runs}/{c.test_runs}",
                 "runs to train, choose and test on"),
                (f"{best.score.tau.value:.3f}", f"Kendall's τ of the metanet; the ceiling is "
                                                f"{found.ceiling.tau:.3f}")]),
@@ -61,8 +61,9 @@ def section(found: Read) -> Section:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name.removeprefix("log ").replace("adam", "optimizer (SGD or AdamW)")
-                     for name in names)
+    full = {"log lr": "learning rate", "log images": "number of images",
+            "adam": "optimizer (SGD or AdamW)"}
+    return ", ".join(full.get(name, name.removeprefix("log ")) for name in names)
 
 
 def _table(found: Read) -> Table:
@@ -111,8 +112,10 @@ def _ceiling_and_controls(found: Read) -> list[Block]:
              f"Permuting changed a prediction by {found.permuted_change:.1e}.",
              "good" if same else "bad"),
         Note(f"Shuffled checkpoints (the same numbers in each tensor, in any order) do not: "
-             f"predictions move by {found.shuffled_change:.2f} on average, and τ falls to "
-             f"{found.shuffled_tau:.2f}." if differs else
+             f"predictions move by {found.shuffled_change:.2f} on average, and τ goes from "
+             f"{found.rows[-1].score.tau.value:.2f} to {found.shuffled_tau:.2f}. The smaller the "
+             f"fall, the more the metanet lives on what shuffling keeps: the statistics of each "
+             f"tensor." if differs else
              f"Shuffling the entries of each tensor moves predictions by only "
              f"{found.shuffled_change:.3f}.", "good" if differs else "bad"),
     ]
