@@ -1,4 +1,4 @@
-"""Size of files and functions, plain words, no leftovers, ruff."""
+"""Size of files and functions, plain words, no leftovers, ruff, types."""
 
 from __future__ import annotations
 
@@ -63,4 +63,10 @@ def test_words_of_the_other_files(name: str) -> None:
 def test_ruff() -> None:
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT,
                           capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_types() -> None:
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 0, done.stdout[-3000:]
