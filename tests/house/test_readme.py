@@ -1,4 +1,7 @@
-"""Every snippet of the README is executed, in order, in one empty folder."""
+"""Every snippet of the README is executed, in order, in one empty folder.
+
+What a plain block shows right after a Python block is what that block prints.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from house_source import ROOT
 from metanet.cli.app import app
 from typer.testing import CliRunner
 
-BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INSTALLS = re.compile(r"^(pip|git|python|metanet demo)\b")
 
 
@@ -28,14 +31,20 @@ def test_there_are_snippets() -> None:
     assert kinds.count("console") >= 1
 
 
-def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
+    printed: str | None = None
     for kind, body in snippets():
         if kind == "python":
             exec(compile(body, "README.md", "exec"), names)
-        else:
+            printed = capsys.readouterr().out
+        elif kind == "console":
             run_console(body)
+        elif printed is not None:  # the first plain block is a drawing
+            assert all(line.strip() in printed for line in body.splitlines()), printed
 
 
 def run_console(body: str) -> None:
