@@ -182,7 +182,7 @@ def _fill(zoo: Zoo, recipe: Recipe, first: int, results: Iterator[list[Made]],
 
 def _member(made: Made) -> Member:
     entry = made.entry
-    weights = {name: torch.from_numpy(value) for name, value in made.weights.items()}
+    weights = {name: make.tensor(value) for name, value in made.weights.items()}
     return Member(entry.id, entry.config, entry.metrics, entry.parent, entry.step, entry.split,
                   weights, space_of(made.shape))
 

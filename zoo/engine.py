@@ -112,8 +112,13 @@ def _stream(pool: ProcessPoolExecutor, function: Callable[[T], R], items: Sequen
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # spawn: a forked copy of a process that has used torch's threads may hang
-    context = multiprocessing.get_context("spawn")
+    """New processes; never copies of this one, which may hang if it has used torch's threads.
+
+    Where the system can, they are copies of a small server that has imported torch already.
+    """
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["metanet.zoo.make"])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
 
 

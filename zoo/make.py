@@ -146,7 +146,7 @@ def inr_images(recipe: INRRecipe, source: str | None, rows: Sequence[int]
 
 def _start(unit: Unit, recipe: INRRecipe, image: str, view: int) -> dict[str, Tensor]:
     if unit.shared is not None:
-        return {name: torch.from_numpy(value) for name, value in unit.shared.items()}
+        return {name: tensor(value) for name, value in unit.shared.items()}
     return recipe.model.init(torch_rng(key_of(recipe), image, view), recipe.init.scheme)
 
 
@@ -172,6 +172,11 @@ def _inr_config(recipe: INRRecipe, found: Dataset, run: int, group: str) -> dict
             "init": recipe.init.kind, "scheme": recipe.init.scheme, "lr": recipe.fit.lr,
             "activation": recipe.model.activation, "w0": recipe.model.w0,
             "shift": recipe.model.shift}
+
+
+def tensor(value: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of an array that another process may have sent read-only."""
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
 
 
 def _numpy(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

@@ -54,14 +54,14 @@ def test_each_stops_by_itself() -> None:
     starts, x, _ = problem(net, 3)
     targets = torch.stack([torch.full((len(x), 1), 0.5), x[:, :1] * 0.4 + 0.5,
                            torch.rand(len(x), 1)])
-    how = Fit(steps=200, lr=4e-3, stop_psnr=22, check=10)
+    how = Fit(steps=60, lr=1e-3, stop_psnr=30, check=5)
     found = fit(net, how, starts, x, targets)
-    assert found.steps[0] < found.steps[1] < found.steps[2] == 200
-    assert all(psnr(float(m)) >= 22 for m in found.mse[:2])
+    assert found.steps[0] < found.steps[1] < found.steps[2] == 60
+    assert all(psnr(float(m)) >= 30 for m in found.mse[:2])
     for i in (0, 1):  # as if it had been told to make just these steps
-        same = fit(net, Fit(steps=found.steps[i], lr=4e-3), starts[i:i + 1], x, targets[i:i + 1])
+        same = fit(net, Fit(steps=found.steps[i], lr=1e-3), starts[i:i + 1], x, targets[i:i + 1])
         torch.testing.assert_close(found.weights["seq.1.weight"][i],
-                                   same.weights["seq.1.weight"][0], rtol=1e-3, atol=1e-5)
+                                   same.weights["seq.1.weight"][0], rtol=1e-3, atol=1e-4)
 
 
 def test_schedule() -> None:

@@ -1,0 +1,46 @@
+"""Ray: a local cluster of two workers, one killed on the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import engine_jobs as jobs
+import pytest
+from metanet.zoo import Zoo
+from metanet.zoo.build import build
+from metanet.zoo.engine import engine
+from metanet.zoo.recipe import parse
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+RECIPE = parse("about: x\nfactory: inr\nn: 12\ndata: {name: digits}\nchunk: 4\ncommit: 8\n"
+               "model: {sizes: [2, 5, 5, 1]}\nfit: {steps: 4}\n", "tiny")
+
+
+@pytest.fixture(scope="module")
+def cluster():  # type: ignore[no-untyped-def]
+    try:
+        import ray
+    except ImportError:
+        pytest.skip("Ray absent")
+    here = Path(__file__).resolve().parent.parent
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
+             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(
+                 [str(here), os.environ.get("PYTHONPATH", "")])}})
+    yield ray
+    ray.shutdown()
+
+
+def test_order_errors_and_a_killed_worker(cluster, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    crew = engine("ray", 2)
+    assert list(crew.map(jobs.square, range(30))) == [i * i for i in range(30)]
+    assert list(crew.map(jobs.die_once, [(i, str(tmp_path)) for i in range(12)])) == list(range(12))
+    assert (tmp_path / "died").exists()
+    with pytest.raises(ValueError, match="item two"):
+        list(crew.map(jobs.fail, range(4)))
+
+
+def test_a_build_has_the_bytes_of_a_local_one(cluster, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    build(RECIPE, tmp_path / "ray", engine="ray", workers=2)
+    build(RECIPE, tmp_path / "local", workers=1)
+    assert Zoo.open(tmp_path / "ray").digest() == Zoo.open(tmp_path / "local").digest()
