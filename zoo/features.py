@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
 from metanet.zoo.index import MAX_ROWS
+from metanet.zoo.selection import Selection
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def order_table(zoo: Zoo) -> Table:
 
 
 def training_table(zoo: Zoo) -> Table:
-    """How long a member was trained, and the loss that it ended with."""
-    found = zoo.query()
+    """How long a member was trained, and the loss that it ended with; initialisations left out."""
+    trained = np.flatnonzero(zoo.query()["step"] != 0)
+    found = Selection(zoo, zoo.query().places[trained])
     names = [name for name in (*_STEPS, *_LOSSES)
              if name in zoo.columns and zoo.columns[name].kind != "str"]
     arrays = {name: found[name] for name in names}
@@ -74,8 +76,8 @@ def training_table(zoo: Zoo) -> Table:
     if not arrays:
         return _none("training (steps, final loss)", "every member has the same steps and loss, or "
                      "none is stored")
-    return Table("training (steps, final loss)", _filled(list(arrays.values())),
-                 np.arange(len(found)), tuple(arrays))
+    return Table("training (steps, final loss)", _filled(list(arrays.values())), trained,
+                 tuple(arrays))
 
 
 def _filled(parts: list[np.ndarray[Any, Any]]) -> Float[np.ndarray, "n d"]:
@@ -111,8 +113,6 @@ def weight_tables(zoo: Zoo, seed: int) -> Iterator[Table]:
 
 def _weights(zoo: Zoo, where: Int64[np.ndarray, " k"], evidence: str, tries: tuple[str, ...],
              seed: int | None) -> Iterator[Table]:
-    from metanet.zoo.selection import Selection
-
     places = zoo.query().places
     keys = np.array(zoo.query()["layout"].tolist(), object)[where]
     kinds, counts = np.unique(keys.astype(str), return_counts=True)

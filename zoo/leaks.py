@@ -5,8 +5,10 @@ reads weights look good. Classifiers try it: on step-0 weights, on (index, chunk
 loss), and on weights with shuffled labels. Each must stay within the band of chance.
 
 The band is that of a permutation test: predictions of held-out groups (views of one image are one
-group) are scored against labels permuted between the groups of a fold. Over all checks together a
-clean zoo fails with a probability of at most ``ALPHA`` (Holm, Scandinavian J. Stat. 6, 1979).
+group) are scored against labels permuted between the groups of a fold. Every fold is predicted from
+the folds before it only: were two folds to predict each other, mutual neighbours would be right or
+wrong together and the band too narrow. Over all checks together a clean zoo fails with a
+probability of ``ALPHA`` (Holm, Scandinavian J. Stat. 6, 1979).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from metanet.zoo.store import Zoo
 
 ALPHA = 0.05  # probability that a clean zoo fails any check
-FOLDS, PERMUTATIONS = 5, 1999
+PERMUTATIONS = 1999
+_FOLDS = (0, 0, 1, 2, 3, 4)  # fold 0, of two shares, is for training only
 MAX_CLASSES, LEAST = 50, 40  # members that a check needs at least
 _USUAL = ("config.label", "config.class", "config.target")
 _BINS = 4  # a label of many numbers is cut into quartiles
@@ -197,26 +200,27 @@ def _thinned(x: Float[np.ndarray, "n d"], y: Int64[np.ndarray, " n"],
 
 def _folds(y: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"], rng: np.random.Generator
            ) -> Int64[np.ndarray, " n"]:
-    """Fold of every member: whole groups, classes spread evenly."""
+    """Fold of every member: whole groups, classes spread evenly; fold 0 is never scored."""
     first = np.unique(groups, return_index=True)[1]
     order = rng.permutation(len(first))
     order = order[np.argsort(y[first][order], kind="stable")]
     fold = np.empty(len(first), np.int64)
-    fold[order] = (np.arange(len(first)) + rng.integers(FOLDS)) % FOLDS
+    turn = (np.arange(len(first)) + rng.integers(len(_FOLDS))) % len(_FOLDS)
+    fold[order] = np.array(_FOLDS)[turn]
     return fold[groups]
 
 
 def _predict(name: str, x: Float[np.ndarray, "n d"], y: Int64[np.ndarray, " n"],
              folds: Int64[np.ndarray, " n"], seed: int) -> Int64[np.ndarray, " n"]:
-    """Held-out predictions."""
-    out = np.empty_like(y)
-    for fold in range(FOLDS):
-        train, test = folds != fold, folds == fold
-        if not test.any():
+    """Predictions of every fold from those before it; -1 in the first."""
+    out = np.full_like(y, -1)
+    for fold in range(1, max(_FOLDS) + 1):
+        train, test = folds < fold, folds == fold
+        if not test.any() or not train.any():
             continue
         kinds = np.unique(y[train])
         if len(kinds) < 2:
-            out[test] = kinds[0] if len(kinds) else -1
+            out[test] = kinds[0]
         else:
             out[test] = _model(name, seed).fit(x[train], y[train]).predict(x[test])
     return out
@@ -243,20 +247,21 @@ def _score(label: str, table: Table, name: str, predicted: Int64[np.ndarray, " n
            folds: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Check:
     """Accuracy, and where it lies among labels permuted between the groups of each fold."""
     first = np.unique(groups, return_index=True)[1]
-    classes = int(y.max()) + 1
     # votes[g, c]: share of the group's members that were taken for class c
-    votes = np.zeros((len(first), classes))
-    np.add.at(votes, (groups, np.clip(predicted, 0, None)), 1.0)
-    votes /= votes.sum(1, keepdims=True)
+    votes = np.zeros((len(first), int(y.max()) + 1))
+    known = predicted >= 0
+    np.add.at(votes, (groups[known], predicted[known]), 1.0)
+    votes /= np.bincount(groups)[:, None]
     truth, fold = y[first], folds[first]
-    accuracy = float(votes[np.arange(len(first)), truth].mean())
+    places = [rows for f in range(1, max(_FOLDS) + 1) if len(rows := np.flatnonzero(fold == f))]
+    scored = sum(map(len, places))
+    accuracy = sum(float(votes[rows, truth[rows]].sum()) for rows in places) / scored
     draws = np.empty(PERMUTATIONS)
-    places = [np.flatnonzero(fold == f) for f in range(FOLDS)]
     for i in range(PERMUTATIONS):
         total = 0.0
         for rows in places:
             total += votes[rows, rng.permutation(truth[rows])].sum()
-        draws[i] = total / len(first)
+        draws[i] = total / scored
     p = (1 + int((draws >= accuracy - 1e-12).sum())) / (1 + PERMUTATIONS)
     low, high = np.quantile(draws, [0.025, 0.975])
     evidence = f"{table.evidence}, shuffled labels" if table.shuffled else table.evidence
