@@ -27,14 +27,14 @@ def diagonal(value: Tensor, pattern: Pattern) -> Tensor:
 
 
 class Reductions:
-    """All reductions of one block, memoised."""
+    """All reductions of one block, memoised: means, or (``mean=False``) sums."""
 
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
+    def __init__(self, value: Tensor, mean: bool = True) -> None:
+        self.value, self.mean = value, mean
         self._done: dict[tuple[Pattern, frozenset[int]], Tensor] = {}
 
     def get(self, pattern: Pattern, kept: frozenset[int]) -> Tensor:
-        """Means over the classes not ``kept``: ``[N, *kept classes in order, c]``."""
+        """Means (or sums) over the classes not ``kept``: ``[N, *kept classes in order, c]``."""
         key = (pattern, kept)
         if key not in self._done:
             self._done[key] = self._compute(pattern, kept)
@@ -54,7 +54,8 @@ class Reductions:
         known = [i for i in ready if (pattern, kept | {i}) in self._done]
         extra = (known or ready)[-1]
         parent = self.get(pattern, kept | {extra})
-        return parent.mean(1 + sorted(kept | {extra}).index(extra))
+        place = 1 + sorted(kept | {extra}).index(extra)
+        return parent.mean(place) if self.mean else parent.sum(place)
 
 
 def from_sorted(value: Tensor, order: Sequence[int]) -> Tensor:

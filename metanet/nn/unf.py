@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.graph import WeightBatch
 from metanet.nn.basis import Basis, Bucket, Pattern, Piece, basis
+from metanet.nn.engine import mix, plan
 from metanet.nn.grid import is_complete, positions
-from metanet.nn.reduce import Reductions, expand, to_sorted
 from metanet.symmetry import WeightSpace
 
 MIXING = ("exact",)
@@ -67,6 +67,7 @@ class UNFLinear(nn.Module):
         self.basis: Basis = basis(space, frozen)
         self.complete = is_complete(space, frozen)
         self.n_terms = self.basis.n_terms
+        self.plan = plan(self.basis, c_in, c_out)
         self.weights = nn.ParameterList(
             torch.empty(self._width(b.features, c_in), self._width(b.terms, c_out))
             for b in self.basis.buckets)
@@ -74,19 +75,13 @@ class UNFLinear(nn.Module):
         shape = self.weights[0].shape[1]
         self.bias = nn.Parameter(torch.empty(shape)) if bias else None
         self.positional = nn.ParameterDict()
-        for key, (grid, _) in self._places().items() if bias else ():
-            width = self.basis.grids[grid].width * c_out
-            self.positional[key] = nn.Parameter(torch.empty(_PE, width))
+        for key, (block, _, _) in enumerate(self.plan.places if bias else ()):
+            width = self.plan.widths_out[block]
+            self.positional[str(key)] = nn.Parameter(torch.empty(_PE, width))
         self.reset_parameters()
 
     def _width(self, pieces: tuple[Piece, ...], channels: int) -> int:
         return sum(self.basis.grids[piece.block].width for piece in pieces) * channels
-
-    def _places(self) -> dict[str, tuple[str, int]]:
-        """Large fixed axes: parameter name → block and slot."""
-        slots = [(name, i) for name, grid in self.basis.grids.items()
-                 for i, slot in enumerate(grid.slots) if slot.private]
-        return {str(number): place for number, place in enumerate(slots)}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -117,29 +112,16 @@ class UNFLinear(nn.Module):
         """``[N, *factors, c_in]`` → ``[N, *factors, c_out]`` in every block."""
         check_input(self.space, self.c_in, batch)
         grids = self.basis.grids
-        reduced = {name: Reductions(grid.fold(batch.blocks[name])) for name, grid in grids.items()}
-        parts: dict[str, dict[Pattern, list[tuple[frozenset[int], Tensor]]]] = {}
-        for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
-            features = [reduced[p.block].ordered(p.pattern, p.order) for p in bucket.features]
-            stacked = features[0] if len(features) == 1 else torch.cat(features, -1)
-            mixed = stacked @ weight
-            if not bucket.signature and self.bias is not None:
-                mixed = mixed + self.bias
-            for piece, (start, width) in self._columns(bucket):
-                value = to_sorted(mixed.narrow(-1, start, width), piece.order)
-                terms = parts.setdefault(piece.block, {}).setdefault(piece.pattern, [])
-                terms.append((piece.survivors, value))
-        self._add_positions(parts)
-        return batch.with_blocks(
-            {name: grid.unfold(expand(parts[name])) for name, grid in grids.items()})
+        values = [grid.fold(batch.blocks[name]) for name, grid in grids.items()]
+        found = mix(self.plan, values, list(self.weights), self.bias, self._positions())
+        return batch.with_blocks({name: grid.unfold(value) for (name, grid), value in zip(
+            grids.items(), found, strict=True)})
 
-    def _add_positions(self, parts: dict[str, dict[Pattern, list[tuple[frozenset[int], Tensor]]]]
-                       ) -> None:
-        for key, (name, slot) in self._places().items() if len(self.positional) else ():
-            size = self.basis.grids[name].slots[slot].size
-            table = positions(size, _PE, like=self.positional[key]) @ self.positional[key]
-            pattern = next(p for p in parts[name] if p.discrete)
-            parts[name][pattern].append((frozenset({slot}), table.unsqueeze(0)))
+    def _positions(self) -> list[Tensor]:
+        """What is added along each large fixed axis, ``[n, wc_out]``."""
+        sizes = [self.plan.sizes[block][slot] for block, _, slot in self.plan.places]
+        return [positions(size, _PE, like=weight) @ weight
+                for size, weight in zip(sizes, self.positional.values(), strict=False)]
 
     def terms(self) -> Iterator[Term]:
         """Every basis term with its weight (a view): the slow, obvious meaning of this layer."""

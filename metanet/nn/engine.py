@@ -1,0 +1,281 @@
+"""One step for all layers of a space: reduce blocks, one matrix per signature, expand into blocks.
+
+The step is linear, and its adjoint has the same form with the two sides exchanged, so the backward
+pass is written out: it reduces the gradient once, uses the transposed matrices, and expands once.
+What is as large as a block is touched three times: to reduce it, to write the broadcast sums of the
+smaller terms, and by the matrix product that is accumulated onto them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from metanet.nn.basis import Basis, Bucket, Pattern, Piece
+from metanet.nn.reduce import Reductions, combine, diagonal, to_sorted
+
+Parts: TypeAlias = dict[Pattern, list[tuple[frozenset[int], Tensor]]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Pieces that stand side by side along the rows or the columns of a signature's matrix."""
+
+    pieces: tuple[Piece, ...]
+    spans: tuple[tuple[int, int], ...]  # start and width of each
+    means: tuple[float, ...]            # 1 / number of entries that each piece averages
+
+    @property
+    def width(self) -> int:
+        """Rows or columns of the matrix."""
+        return sum(width for _, width in self.spans)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that shares one signature; ``whole`` if no piece is reduced, so that nothing is stacked."""
+
+    rows: Side
+    columns: Side
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A basis with numbers of channels: what is to be done, worked out once."""
+
+    names: tuple[str, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    stages: tuple[Stage, ...]
+    places: tuple[tuple[int, Pattern, int], ...]  # block, its discrete pattern, private slot
+    widths_in: tuple[int, ...]
+    widths_out: tuple[int, ...]
+
+
+def plan(found: Basis, c_in: int, c_out: int) -> Plan:
+    """The plan of a basis."""
+    stages = tuple(_stage(found, bucket, c_in, c_out) for bucket in found.buckets)
+    names = tuple(found.grids)
+    discrete = {p.block: p.pattern for p in found.buckets[0].terms if p.pattern.discrete}
+    places = tuple((names.index(name), discrete[name], i) for name, grid in found.grids.items()
+                   for i, slot in enumerate(grid.slots) if slot.private)
+    grids = found.grids.values()
+    return Plan(names, tuple(grid.sizes for grid in grids), stages, places,
+                tuple(grid.width * c_in for grid in grids),
+                tuple(grid.width * c_out for grid in grids))
+
+
+def _stage(found: Basis, bucket: Bucket, c_in: int, c_out: int) -> Stage:
+    rows, columns = _side(found, bucket.features, c_in), _side(found, bucket.terms, c_out)
+    return Stage(rows, columns, all(_is_whole(p) for p in (*bucket.features, *bucket.terms)))
+
+
+def _is_whole(piece: Piece) -> bool:
+    return piece.pattern.discrete and piece.order == tuple(range(len(piece.pattern.classes)))
+
+
+def _side(found: Basis, pieces: Sequence[Piece], channels: int) -> Side:
+    spans, means, start = [], [], 0
+    for piece in pieces:
+        grid = found.grids[piece.block]
+        spans.append((start, grid.width * channels))
+        start += grid.width * channels
+        gone = [members[0] for i, members in enumerate(piece.pattern.classes)
+                if i not in piece.survivors]
+        means.append(1 / prod(grid.sizes[slot] for slot in gone))
+    return Side(tuple(pieces), tuple(spans), tuple(means))
+
+
+class _Target:
+    """Blocks under construction: small parts to broadcast, products to accumulate."""
+
+    def __init__(self, found: Plan, widths: Sequence[int]) -> None:
+        self.plan, self.widths = found, widths
+        self.parts: dict[str, Parts] = {name: {} for name in found.names}
+        self.products: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in found.names}
+
+    def add(self, piece: Piece, value: Tensor) -> None:
+        """A value ``[N or 1, *survivors in canonical order, c]``."""
+        terms = self.parts[piece.block].setdefault(piece.pattern, [])
+        terms.append((piece.survivors, to_sorted(value, piece.order)))
+
+    def block(self, index: int, n: int) -> Tensor:
+        """The finished block ``[n, *slots, c]``."""
+        name, sizes = self.plan.names[index], self.plan.sizes[index]
+        parts, products = self.parts[name], self.products[name]
+        shape = (n, *sizes, self.widths[index])
+        whole = next((p for p in parts if p.discrete), None)
+        small = combine(parts[whole], len(sizes)) if whole is not None else []
+        total = _accumulate(small, products, shape)
+        for pattern, terms in parts.items():
+            for value in combine(terms, len(pattern.classes)) if pattern is not whole else ():
+                diagonal(total, pattern).add_(value)
+        return total
+
+
+def _accumulate(small: Sequence[Tensor], products: Sequence[tuple[Tensor, Tensor]],
+                shape: tuple[int, ...]) -> Tensor:
+    """A fresh tensor: the broadcast sum of small tensors, plus matrix products."""
+    left = list(products)
+    if small:
+        total = small[0] + small[1] if len(small) > 1 else small[0]
+        total = total.expand(shape).contiguous()
+        total = total.clone() if len(small) == 1 and total.data_ptr() == small[0].data_ptr() \
+            else total
+        for value in small[2:]:
+            total.add_(value)
+    else:
+        value, weight = left.pop(0)
+        total = value @ weight
+    for value, weight in left:
+        total.view(-1, shape[-1]).addmm_(value.reshape(-1, value.shape[-1]), weight)
+    return total
+
+
+def _stack(side: Side, reduced: dict[str, Reductions]) -> Tensor:
+    found = [reduced[p.block].ordered(p.pattern, p.order) for p in side.pieces]
+    return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+def _slices(side: Side, other: Side, weight: Tensor) -> list[tuple[Piece, Piece, Tensor]]:
+    """Pieces in, pieces out and the part of the matrix between them."""
+    return [(p, q, weight[i:i + h, j:j + w])
+            for p, (i, h) in zip(side.pieces, side.spans, strict=True)
+            for q, (j, w) in zip(other.pieces, other.spans, strict=True)]
+
+
+def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Tensor, target: _Target,
+          adjoint: bool, bias: Tensor | None = None) -> Tensor | None:
+    """One signature from reductions to the target; gives the stacked reductions, if stacked."""
+    source, goal = (stage.columns, stage.rows) if adjoint else (stage.rows, stage.columns)
+    if stage.whole and bias is None:
+        for p, q, part in _slices(source, goal, weight):
+            target.products[q.block].append((reduced[p.block].value, part))
+        return None
+    stacked = _stack(source, reduced)
+    mixed = stacked @ weight
+    if bias is not None:
+        mixed = mixed + bias
+    for piece, (start, width) in zip(goal.pieces, goal.spans, strict=True):
+        target.add(piece, mixed.narrow(-1, start, width))
+    return stacked
+
+
+def forward(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor],
+            bias: Tensor | None, extras: Sequence[Tensor]
+            ) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Folded blocks ``[N, *slots, wc_in]`` → ``[N, *slots, wc_out]``, and the stacked features.
+
+    Args:
+        weights: one matrix per stage.
+        bias: for the first stage, which has the empty signature.
+        extras: one ``[n, wc_out]`` per private slot, added along it.
+    """
+    reduced = {n: Reductions(v) for n, v in zip(found.names, values, strict=True)}
+    target = _Target(found, found.widths_out)
+    stacks = [_feed(stage, reduced, weight, target, False, None if i else bias)
+              for i, (stage, weight) in enumerate(zip(found.stages, weights, strict=True))]
+    for (index, pattern, slot), extra in zip(found.places, extras, strict=False):
+        terms = target.parts[found.names[index]].setdefault(pattern, [])
+        terms.append((frozenset({slot}), extra.unsqueeze(0)))
+    n = len(values[0])
+    return [target.block(i, n) for i in range(len(found.names))], stacks
+
+
+class Mix(torch.autograd.Function):
+    """``forward`` with its adjoint as the backward pass; saves blocks and stacked features."""
+
+    @staticmethod
+    def forward(ctx: Any, found: Plan, n_extras: int, *tensors: Tensor | None
+                ) -> tuple[Tensor, ...]:
+        """``tensors``: bias, extras, weights, values."""
+        bias, extras, weights, values = _sort(found, n_extras, tensors)
+        blocks, stacks = forward(found, values, weights, bias, extras)
+        ctx.plan, ctx.n_extras = found, n_extras
+        ctx.save_for_backward(*weights, *values, *stacks)
+        return tuple(blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of ``tensors``."""
+        found: Plan = ctx.plan
+        k, m = len(found.stages), len(found.names)
+        saved = ctx.saved_tensors
+        weights, values, stacks = saved[:k], saved[k:k + m], saved[k + m:]
+        grads = [g.contiguous() for g in gradients]
+        reduced = {n: Reductions(g, mean=False)
+                   for n, g in zip(found.names, grads, strict=True)}
+        wanted = any(ctx.needs_input_grad[-m:])
+        target = _Target(found, found.widths_in)
+        into = {n: v for n, v in zip(found.names, values, strict=True)}
+        d_weights = []
+        for stage, weight, stack in zip(found.stages, weights, stacks, strict=True):
+            back = _transposed(stage, weight)
+            if stack is None:
+                d_weights.append(_whole_gradient(stage, into, reduced, weight))
+                if wanted:
+                    _feed(stage, reduced, back, target, True)
+                continue
+            arrived = _stack(stage.columns, reduced)
+            d_weights.append(stack.reshape(-1, stage.rows.width).T
+                             @ arrived.reshape(-1, stage.columns.width))
+            if wanted:
+                mixed = arrived @ back
+                for piece, (start, width) in zip(stage.rows.pieces, stage.rows.spans,
+                                                 strict=True):
+                    target.add(piece, mixed.narrow(-1, start, width))
+        d_bias = None
+        if ctx.needs_input_grad[2]:
+            d_bias = _stack(found.stages[0].columns, reduced).sum(0)
+        d_extras = [reduced[found.names[index]].get(pattern, frozenset({slot})).sum(0)
+                    for index, pattern, slot in found.places[:ctx.n_extras]]
+        n = len(values[0])
+        d_values = [target.block(i, n) if wanted else None for i in range(m)]
+        return (None, None, d_bias, *d_extras, *d_weights, *d_values)
+
+
+def _transposed(stage: Stage, weight: Tensor) -> Tensor:
+    """Columns to rows; the adjoint of a mean spreads a share to each entry."""
+    if all(mean == 1 for mean in stage.rows.means):
+        return weight.T
+    scale = torch.cat([weight.new_full((width,), mean) for (_, width), mean in zip(
+        stage.rows.spans, stage.rows.means, strict=True)])
+    return weight.T * scale
+
+
+def _whole_gradient(stage: Stage, values: dict[str, Tensor], reduced: dict[str, Reductions],
+                    weight: Tensor) -> Tensor:
+    rows = []
+    for p in stage.rows.pieces:
+        value = values[p.block].reshape(-1, values[p.block].shape[-1]).T
+        parts = [value @ g.reshape(-1, g.shape[-1])
+                 for g in (reduced[q.block].value for q in stage.columns.pieces)]
+        rows.append(parts[0] if len(parts) == 1 else torch.cat(parts, -1))
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _sort(found: Plan, n_extras: int, tensors: Sequence[Tensor | None]) -> Any:
+    k = 1 + n_extras
+    return (tensors[0], tensors[1:k], tensors[k:k + len(found.stages)],
+            tensors[k + len(found.stages):])
+
+
+def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None,
+        extras: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The step, differentiable; under ``torch.compile`` the compiler fuses it and its gradient."""
+    device = values[0].device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        values, weights, extras = ([t.to(dtype) for t in group]
+                                   for group in (values, weights, extras))
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return mix(found, values, weights, bias, extras)
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return forward(found, values, weights, bias, extras)[0]
+    return Mix.apply(found, len(extras), bias, *extras, *weights, *values)  # type: ignore
