@@ -61,7 +61,7 @@ class _Emitter:
         used = {label for name in self.names for axis in trees[name] for label in _labels(axis)}
         groups = [self._group(factor) for factor, label in self.labels.items() if label in used]
         meta = Meta(self._tensor_meta(), self._group_meta(), self._wiring(), self._reasons(),
-                    tuple(found.unsupported))
+                    tuple(found.unsupported), program.front_end)
         return WeightSpace(groups, specs, dict(program.aliases), status="inferred", meta=meta)
 
     # ------------------------------------------------------------ trees

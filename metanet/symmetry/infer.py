@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from metanet.errors import SymmetryError
+from metanet.errors import SymmetryError, TraceError
 from metanet.symmetry.emit import emit
 from metanet.symmetry.fibre import settle
 from metanet.symmetry.space import WeightSpace
 from metanet.symmetry.track import track
+from metanet.trace.dispatch import dispatch_program
 from metanet.trace.export import export_program
 from metanet.trace.inputs import synthesise
 from metanet.trace.program import Program
@@ -83,10 +84,23 @@ def _proved(program: Program, space: WeightSpace) -> WeightSpace:
 
 
 def record(module: nn.Module, example_inputs: Any = None) -> Program:
-    """The stream of operations of one forward pass."""
+    """The stream of operations of one forward pass; ``Program.front_end`` says who recorded it.
+
+    ``torch.export`` comes first; what it refuses is recorded operation by operation.
+
+    Raises:
+        TraceError: neither front end can record it.
+    """
     if example_inputs is None:
         example_inputs = synthesise(module)
-    return export_program(module, example_inputs)
+    try:
+        return export_program(module, example_inputs)
+    except TraceError as refused:
+        try:
+            return dispatch_program(module, example_inputs)
+        except TraceError as error:
+            raise TraceError(f"{refused} Recording it operation by operation failed too: {error}"
+                             ) from error
 
 
 def infer_program(program: Program) -> WeightSpace:

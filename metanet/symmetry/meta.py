@@ -59,13 +59,17 @@ class Unsupported:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """All meta of a space; ``reasons[tensor][axis]`` lists the frozen parts of that axis."""
+    """All meta of a space; ``reasons[tensor][axis]`` lists the frozen parts of that axis.
+
+    ``front_end`` says what recorded the network: ``export`` or ``dispatch``.
+    """
 
     tensors: Mapping[str, TensorMeta] = field(default_factory=dict)
     groups: Mapping[str, GroupMeta] = field(default_factory=dict)
     wiring: tuple[Wire, ...] = ()
     reasons: Mapping[str, Mapping[int, tuple[Frozen, ...]]] = field(default_factory=dict)
     unsupported: tuple[Unsupported, ...] = ()
+    front_end: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -78,6 +82,7 @@ class Meta:
                 for name, axes in self.reasons.items()
             },
             "unsupported": [asdict(op) for op in self.unsupported],
+            "front_end": self.front_end,
         }
 
     @classmethod
@@ -97,4 +102,5 @@ class Meta:
                 for name, axes in data["reasons"].items()
             },
             tuple(Unsupported(**op) for op in data["unsupported"]),
+            data.get("front_end", ""),
         )

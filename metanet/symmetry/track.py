@@ -16,7 +16,7 @@ from metanet.symmetry.rules.pointwise import tensors_in
 from metanet.symmetry.rules.registry import keeps_uniform, module_rules, rule_for
 from metanet.symmetry.rules.source import IGNORED
 from metanet.symmetry.solve import Solver
-from metanet.trace.program import Op, Program, Ref, Shape, Source, refs_in, substitute
+from metanet.trace.program import VALUE_READ, Op, Program, Ref, Shape, Source, refs_in, substitute
 
 _STATISTICS = {
     "aten.batch_norm": (3, 4), "aten.instance_norm": (3, 4), "aten.native_batch_norm": (3, 4),
@@ -139,6 +139,9 @@ class _Tracker:
             whole = self.env.get(op.args[0].index)
             self.env[op.out.index] = whole[op.args[1]] if whole is not None else None
             return
+        if op.name == VALUE_READ:
+            self._read(op)
+            return
         if op.family in IGNORED or all(shape is None for shape in op.shapes):
             return
         self.context.op, self.solver.via = op, op.title
@@ -165,6 +168,13 @@ class _Tracker:
             self._fail(op, inputs, f"{op.name}: {why}")
             return
         self._bind(op, self._uniform(op, out, inputs), inputs)
+
+    def _read(self, op: Op) -> None:
+        """The recorded path depends on these values, so nothing in them may move."""
+        for value in tensors_in([self._value(ref) for ref in op.refs()]):
+            if not value.uniform:
+                for axis in value.axes:
+                    self.solver.freeze(axis, f"Python reads its values at {op.where or op.title}")
 
     def _uniform(self, op: Op, out: Any, inputs: Sequence[Value]) -> Any:
         """A constant stays constant under pointwise and shape operations, unless written to."""

@@ -106,7 +106,7 @@ def verify_program(
 ) -> Verification:
     """``verify`` for a recorded program."""
     check_names(program, space)
-    trial = _Trial(program, space)
+    trial = Trial(program, space)
     error, notes = 0.0, []
     for sample in range(max(samples, 1)):
         found, note = trial.invariance(seed + sample)
@@ -160,7 +160,7 @@ def _few(names: list[str]) -> str:
     return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
-class _Trial:
+class Trial:
     """One program with one set of random values at a time."""
 
     def __init__(self, program: Program, space: WeightSpace) -> None:
@@ -181,7 +181,7 @@ class _Trial:
         for gain in [g for g in _GAINS if g <= self.gain]:
             self.gain = gain
             self.draw(seed, gain)
-            error = self._error(self._moved(seed))
+            error = self.error(self._moved(seed))
             if error <= TOLERANCE or not self._unstable(error, seed):
                 return error, note
             note = f"weights were scaled by {gain / 3:.1g} or less: the network amplifies rounding"
@@ -199,7 +199,7 @@ class _Trial:
         for name in group.tensors:
             moved = dict(self.state)
             moved[name] = act(element, name, self.state[name])
-            if not self._error(moved) <= least:
+            if not self.error(moved) <= least:
                 return True
         return False
 
@@ -223,11 +223,13 @@ class _Trial:
                   for n in (*self.space.tensors, *self.space.aliases)}
         for name in self.program.tensors:
             values[name] = state[owners[self.program.aliases.get(name, name)]]
-        with torch.no_grad(), _double_by_default():
+        with torch.no_grad(), _double_by_default(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a network that draws noise draws the same at each run
             found = self.program.run(values, _lifted)
         return [value for value in found if isinstance(value, Tensor)]
 
-    def _error(self, state: Mapping[str, Tensor]) -> float:
+    def error(self, state: Mapping[str, Tensor]) -> float:
+        """Largest relative change of an output when these are the weights."""
         return max((relative_change(a, b) for a, b in
                     zip(self.output, self._run(state), strict=True)), default=0.0)
 
@@ -239,7 +241,7 @@ class _Trial:
             name: t * (1 + 1e-15 * torch.randn(t.shape, generator=rng, dtype=t.dtype))
             for name, t in self.state.items()
         }
-        return error <= 100 * self._error(noisy)
+        return error <= 100 * self.error(noisy)
 
 
 def relative_change(a: Tensor, b: Tensor) -> float:

@@ -72,13 +72,14 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def alias_owners(module: nn.Module) -> dict[str, str]:
     """Tied name → owner, by identity; the owner is the first name in natural order."""
     names: dict[int, list[str]] = {}
-    for name, tensor in _state(module).items():
+    for name, tensor in module_state(module).items():
         names.setdefault(id(tensor), []).append(name)
     classes = (sorted(group, key=natural_key) for group in names.values() if len(group) > 1)
     return {alias: group[0] for group in classes for alias in group[1:]}
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
+def module_state(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and persistent buffers by name, tied names included."""
     named: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     persistent = module.state_dict(keep_vars=True)
     named |= {
@@ -135,7 +136,7 @@ class _Recorder:
         refs = [ref for ref in found if isinstance(ref, Ref)]
         tensors = {
             name: (tuple(tensor.shape), tensor.dtype)
-            for name, tensor in _state(self.module).items()
+            for name, tensor in module_state(self.module).items()
             if tensor.is_floating_point()
         }
         aliases = {a: o for a, o in alias_owners(self.module).items() if a in tensors}

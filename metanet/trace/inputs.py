@@ -17,13 +17,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from metanet.errors import TraceError
+from metanet.trace.copies import with_values
+from metanet.trace.modal import ids, named_inputs, normal
 
 _BATCHES = (2, 3, 5, 7, 11)
+_REAL = 60_000_000
+"""Modules of up to so many parameters may be run with real values."""
+_DATA = (
+    fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException,
+    GuardOnDataDependentSymNode,
+)
 _LAYERS = 6  # how many first layers are asked before giving up
 _IMAGES = ((16, 24), (32, 40), (64, 48), (28, 28), (32, 32), (64, 64), (224, 224))
 _SIDES = (*range(4, 64), 84, 96, 112, 128, 160, 192, 227, 240, 256, 299, 384)
@@ -35,16 +45,6 @@ def batch_of(*shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "
     """Fixed normal values for a small batch whose size differs from all of ``shape``."""
     size = next(n for n in (*_BATCHES, 13) if n not in shape)
     return normal(size, *shape, dtype=dtype)
-
-
-def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
-    """Standard normal values that depend on nothing but the shape."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-def ids(vocab: int, *shape: int) -> Int[Tensor, "*shape"]:
-    """Token ids below ``vocab``, the same at every call."""
-    return torch.randint(0, max(vocab, 1), shape, generator=torch.Generator().manual_seed(0))
 
 
 def synthesise(module: nn.Module) -> tuple[Any, ...]:
@@ -68,11 +68,18 @@ def synthesise(module: nn.Module) -> tuple[Any, ...]:
     )
 
 
+def refusal(module: nn.Module, candidate: tuple[Any, ...]) -> str | None:
+    """Why the forward does not accept these inputs, or None; run on fakes, at no cost."""
+    return _Probe(module).error(candidate)
+
+
 class _Probe:
     """Runs the forward on fake tensors, on a copy, so that caches in the module stay clean."""
 
     def __init__(self, module: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.original = module
+        self.real: nn.Module | None = None
         tensors = [*module.parameters(), *module.buffers()]
         with self.mode:
             memo: dict[int, Any] = {id(t): _like(t) for t in tensors}
@@ -85,11 +92,34 @@ class _Probe:
             with _quiet(), self.mode, torch.no_grad(), torch.random.fork_rng(devices=[]):
                 fakes = [_like(x) if isinstance(x, Tensor) else x for x in candidate]
                 out = self.module(*fakes)
+        except _DATA as error:
+            return self._real_error(candidate, error)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return lines[0][:200]
-        leaves = torch.utils._pytree.tree_leaves(out)
-        return None if any(isinstance(x, Tensor) for x in leaves) else "the output has no tensor"
+            return _first_line(error)
+        return _no_tensor(out)
+
+    def _real_error(self, candidate: tuple[Any, ...], fake: Exception) -> str | None:
+        """Where the path depends on values, only values can tell; small modules are run."""
+        if sum(p.numel() for p in self.original.parameters()) > _REAL:
+            return _first_line(fake)
+        if self.real is None:
+            self.real = with_values(self.original)
+        try:
+            with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                out = self.real(*candidate)
+        except Exception as error:
+            return _first_line(error)
+        return _no_tensor(out)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _no_tensor(out: Any) -> str | None:
+    leaves = torch.utils._pytree.tree_leaves(out)
+    return None if any(isinstance(x, Tensor) for x in leaves) else "the output has no tensor"
 
 
 @contextmanager
@@ -217,37 +247,9 @@ def _dims(norm: nn.Module) -> int:
 
 
 def _transformers(module: nn.Module, config: Any) -> Iterator[tuple[Any, ...]]:
-    """Inputs of a transformers model, by the name of its main input."""
-    name = str(module.main_input_name)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    vocab = getattr(text, "vocab_size", None)
-    if name == "input_ids" and isinstance(vocab, int):
-        yield from _text(module, config, vocab)
-    elif name == "pixel_values":
-        vision = getattr(config, "vision_config", config)
-        channels = getattr(vision, "num_channels", 3)
-        side = getattr(vision, "image_size", None)
-        height, width = side if isinstance(side, (tuple, list)) else (side, side)
-        sizes = [(height, width)] if height else [(64, 96), (224, 224)]
-        for size in sizes:
-            yield _arranged(module, {name: batch_of(channels, *size, dtype=_dtype(module))})
-    elif name == "input_values":
-        yield _arranged(module, {name: normal(2, 4000, dtype=_dtype(module))})
-    elif name == "input_features":
-        mels = getattr(config, "num_mel_bins", 80)
-        frames = 2 * getattr(config, "max_source_positions", 50)
-        features = {name: normal(2, mels, frames, dtype=_dtype(module))}
-        yield _arranged(module, {**features, "decoder_input_ids": ids(vocab or 2, 2, 5)})
-        yield _arranged(module, features)
-
-
-def _text(module: nn.Module, config: Any, vocab: int) -> Iterator[tuple[Any, ...]]:
-    tokens = ids(vocab, 2, 5)
-    if getattr(config, "is_encoder_decoder", False):
-        mask = torch.ones_like(tokens)
-        yield _arranged(module, {
-            "input_ids": tokens, "attention_mask": mask, "decoder_input_ids": ids(vocab, 2, 7)})
-    yield (tokens,)
+    """Inputs of a transformers model, by the names in its signature."""
+    for named in named_inputs(module, config, _dtype(module)):
+        yield _arranged(module, named)
 
 
 def _arranged(module: nn.Module, named: dict[str, Tensor]) -> tuple[Any, ...]:

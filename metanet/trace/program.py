@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
+VALUE_READ = "python.read"
+"""Name of the operation by which Python looks at values, so that what is recorded may depend on
+them; it has no output and is not run."""
+
 Call = Callable[["Op", tuple[Any, ...], dict[str, Any]], Any]
 """How to run one operation on real arguments."""
 
@@ -84,7 +88,7 @@ class Program:
     """Sources, operations in order, and outputs with their names.
 
     ``tensors`` lists name → (shape, dtype) of every floating tensor of the module's state;
-    ``aliases`` maps tied names to the name that owns the values.
+    ``aliases`` maps tied names to the name that owns the values; ``front_end`` says who recorded.
     """
 
     sources: tuple[Source, ...]
@@ -92,6 +96,7 @@ class Program:
     outputs: tuple[tuple[str, Ref], ...]
     tensors: Mapping[str, tuple[Shape, torch.dtype]]
     aliases: Mapping[str, str]
+    front_end: str = "export"
 
     def run(
         self, values: Mapping[str, Tensor], call: Call | None = None
@@ -106,6 +111,8 @@ class Program:
             value = values.get(source.name, source.value)
             env[source.ref.index] = value.clone() if isinstance(value, Tensor) else value
         for op in self.ops:
+            if op.name == VALUE_READ:
+                continue
             args, kwargs = substitute((op.args, dict(op.kwargs)), lambda r: env[r.index])
             env[op.out.index] = (
                 call(op, args, kwargs) if call else op.function(*args, **kwargs)

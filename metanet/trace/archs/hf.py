@@ -18,6 +18,7 @@ from metanet.errors import TraceError
 from metanet.trace.archs.header import quoted
 from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.registry import Request, architecture
+from metanet.trace.archs.vision import prepare_torchvision
 from metanet.trace.inputs import synthesise
 
 _MAX_BYTES = 1 << 20
@@ -53,6 +54,7 @@ def hf_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
 
 
 def _transformers() -> Any:
+    prepare_torchvision()
     try:
         from transformers.models.auto import modeling_auto
     except Exception as error:

@@ -11,10 +11,12 @@ from metanet.errors import TraceError
 from metanet.trace.archs.header import quoted
 from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.registry import Request, architecture
+from metanet.trace.archs.vision import prepare_torchvision
 from metanet.trace.inputs import synthesise
 
 
 def _timm() -> Any:
+    prepare_torchvision()
     try:
         import timm
     except Exception as error:  # a torchvision of another torch raises RuntimeError

@@ -1,0 +1,216 @@
+"""``audit``: numerical swaps on axes that are not free, in search of freedom that was missed.
+
+``verify`` proves that what a space claims is true; an audit asks whether more is true. It takes
+samples of what is fixed, and of digits that are tied over the index of another digit, moves them in
+every tensor that has them, and runs the network. A swap that changes nothing although the entries
+matter is freedom that the rules did not find. An audit is a test on samples, no proof that nothing
+more is free: freedom that needs moves of several fixed digits at once is not seen.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from metanet.symmetry.emit import emit
+from metanet.symmetry.factor import Expr, Factor, atoms, is_fixed, leaves, length
+from metanet.symmetry.fibre import settle
+from metanet.symmetry.track import Tracked, track
+from metanet.symmetry.verify import Trial
+from metanet.trace.program import Program
+
+_SAME = 1e-10
+_DIFFERENT = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A swap of ``indices`` of a digit, in these tensors, that left every output unchanged."""
+
+    tensors: tuple[str, ...]
+    size: int
+    indices: tuple[int, int]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """How many digits were tried and which of them turned out to have missed freedom."""
+
+    tried: int
+    missed: tuple[Missed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A digit to try; ``base``, if any, is the digit at whose index 0 alone it is moved."""
+
+    factor: Factor
+    base: Factor | None
+    tensors: tuple[str, ...]
+    reason: str
+
+
+def audit_program(program: Program, most: int = 12, seed: int = 0) -> Audit:
+    """Try up to ``most`` digits of a recorded program, one for each kind of reason first."""
+    found = track(program)
+    owners = [found.axes[name] for name in program.tensors if name not in program.aliases]
+    settle(found.solver, owners, found.values)
+    trial = Trial(program, emit(found))
+    trial.draw(seed, 0.3)
+    rng = random.Random(seed)
+    chosen = _chosen(list(_probes(found)), most, rng)
+    missed = [hit for probe in chosen if (hit := _try(trial, found, probe, rng)) is not None]
+    for again in (1, 2) if missed else ():  # dead units and saturation can hide one swap
+        trial.draw(seed + again, 1.0 / again)
+        tried = {hit.tensors: probe for probe in chosen for hit in missed
+                 if probe.tensors == hit.tensors and probe.reason == hit.reason}
+        missed = [hit for probe in tried.values()
+                  if (hit := _try(trial, found, probe, rng)) is not None]
+    return Audit(len(chosen), tuple(missed))
+
+
+def _probes(found: Tracked) -> Iterator[_Probe]:
+    program = found.program
+    where: dict[Factor, dict[str, None]] = {}
+    before: dict[Factor, list[set[Factor]]] = {}
+    for name in program.tensors:
+        if name in program.aliases:
+            continue
+        for axis in found.axes[name]:
+            for leaf, over in _seen(axis):
+                where.setdefault(leaf, {})[name] = None
+                before.setdefault(leaf, []).append(over)
+    for leaf, names in where.items():
+        if leaf.size < 2:
+            continue
+        if is_fixed(leaf):
+            if (leaf.cause or "").startswith("constant buffer"):
+                continue  # equal entries in the module at hand: the values decide, not the rules
+            yield _Probe(leaf, None, tuple(names), leaf.cause or "a sum")
+            continue
+        known = set(leaf.bases)
+        for base in set.intersection(*before[leaf]) - known:
+            if not any(base is b for k in known for b in atoms((k,))):
+                yield _Probe(leaf, base, tuple(names), "one permutation for all of another digit")
+
+
+def _seen(
+    axis: Expr, over: frozenset[Factor] = frozenset()
+) -> Iterator[tuple[Factor, set[Factor]]]:
+    """Digits of an axis outside cases, each with the digits before it."""
+    so_far = set(over)
+    for atom in atoms(axis):
+        if atom.cases is not None:
+            continue
+        if atom.blocks is not None:
+            for block in atom.blocks:
+                yield from _seen(block, frozenset(so_far))
+            continue
+        yield atom, set(so_far)
+        so_far.add(atom)
+
+
+def _chosen(probes: list[_Probe], most: int, rng: random.Random) -> list[_Probe]:
+    """One of each kind of reason, then others."""
+    rng.shuffle(probes)
+    kinds: dict[str, list[_Probe]] = {}
+    for probe in probes:
+        kinds.setdefault(_kind(probe.reason), []).append(probe)
+    turns = max((len(group) for group in kinds.values()), default=0)
+    ordered = [group[k] for k in range(turns) for group in kinds.values() if k < len(group)]
+    return ordered[:most]
+
+
+def _kind(reason: str) -> str:
+    """A reason without names of layers and numbers."""
+    return re.sub(r"\(.*?\)|'.*?'|\d+", "", reason)
+
+
+def _try(trial: Trial, found: Tracked, probe: _Probe, rng: random.Random) -> Missed | None:
+    """One swap; where nothing changes, whether the two entries matter at all."""
+    pair = tuple(sorted(rng.sample(range(probe.factor.size), 2)))
+    table = np.arange(probe.factor.size)
+    table[list(pair)] = table[list(reversed(pair))]
+    if trial.error(_moved(trial.state, found, probe, table)) > _SAME:
+        return None
+    for index in pair:
+        noisy = _noisy(trial.state, found, probe, index)
+        if not trial.error(noisy) > _DIFFERENT:
+            return None
+    return Missed(probe.tensors, probe.factor.size, (pair[0], pair[1]), probe.reason)
+
+
+def _moved(state: Mapping[str, Tensor], found: Tracked, probe: _Probe,
+           table: Int[np.ndarray, "n"]) -> dict[str, Tensor]:
+    moved = dict(state)
+    for name in probe.tensors:
+        for at, axis in enumerate(found.axes[name]):
+            index, _ = _source(axis, probe.factor, probe.base, table)
+            moved[name] = moved[name].index_select(at, torch.from_numpy(index))
+    return moved
+
+
+def _noisy(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, index: int
+           ) -> dict[str, Tensor]:
+    """All entries at one index of the digit changed."""
+    rng = torch.Generator().manual_seed(1)
+    moved = dict(state)
+    for name in probe.tensors:
+        for at, axis in enumerate(found.axes[name]):
+            _, hit = _source(axis, probe.factor, probe.base, np.arange(probe.factor.size), index)
+            if hit.any():
+                tensor = moved[name].clone()
+                rows = torch.from_numpy(np.flatnonzero(hit))
+                part = tensor.index_select(at, rows)
+                noise = 0.1 * torch.randn(part.shape, generator=rng, dtype=part.dtype)
+                moved[name] = tensor.index_copy(at, rows, part + noise)
+    return moved
+
+
+def _source(expr: Expr, factor: Factor, base: Factor | None, table: Int[np.ndarray, "n"],
+            index: int = -1) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
+    """For each place of an axis, the place to read; and which places have ``index``."""
+    digits = atoms(expr)
+    source = np.zeros(1, dtype=np.int64)
+    hit = np.zeros(1, dtype=bool)
+    first = np.ones(1, dtype=bool)  # where the base has index 0
+    for atom in digits:
+        own, here = _own(atom, factor, base, table, index)
+        rows = np.repeat(source, atom.size) * atom.size
+        hit, first = np.repeat(hit, atom.size), np.repeat(first, atom.size)
+        tiled = np.tile(own, len(source))
+        if atom is factor and base is not None:
+            tiled = np.where(first, tiled, np.tile(np.arange(atom.size), len(source)))
+        hit = hit | (np.tile(here, len(source)) & (first if atom is factor else True))
+        if atom is base:
+            first = first & np.tile(np.arange(atom.size) == 0, len(source))
+        source = rows + tiled
+    return source, hit
+
+
+def _own(atom: Factor, factor: Factor, base: Factor | None, table: Int[np.ndarray, "n"], index: int
+         ) -> tuple[Int[np.ndarray, "n"], np.ndarray]:
+    if atom is factor:
+        return table, np.arange(atom.size) == index
+    if atom.blocks is None or not any(leaf is factor for leaf in leaves((atom,))):
+        return np.arange(atom.size), np.zeros(atom.size, dtype=bool)
+    return _joined(atom.blocks, factor, base, table, index)
+
+
+def _joined(blocks: Sequence[Expr], factor: Factor, base: Factor | None,
+            table: Int[np.ndarray, "n"], index: int) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
+    sources, hits, start = [], [], 0
+    for block in blocks:
+        source, hit = _source(block, factor, base, table, index)
+        sources.append(source + start)
+        hits.append(hit)
+        start += length(block)
+    return np.concatenate(sources), np.concatenate(hits)
