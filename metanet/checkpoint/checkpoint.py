@@ -33,6 +33,13 @@ def _file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _files_hash(files: tuple[Path, ...]) -> str:
+    if len(files) == 1:
+        return _file_hash(files[0])
+    lines = (f"{_file_hash(path)}  {path.name}\n" for path in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a checkpoint comes from.
@@ -54,10 +61,7 @@ class Source:
         if self._hash is not None:
             return self._hash()
         with guarded(self.uri, "hashing it", "Check that its files are still there"):
-            if len(self.files) == 1:
-                return _file_hash(self.files[0])
-            lines = (f"{_file_hash(p)}  {p.name}\n" for p in sorted(self.files))
-            return hashlib.sha256("".join(lines).encode()).hexdigest()
+            return _files_hash(self.files)
 
     def __repr__(self) -> str:
         at = f", revision={self.revision!r}" if self.revision else ""
@@ -107,8 +111,15 @@ class Checkpoint:
             {old: new for old, new in mapping.items() if old != new})
         self.wrapper = found.wrapper
         self.metadata: dict[str, Any] = {**content.metadata, **found.metadata}
-        self.source = Source(uri, revision, content.format, content.files,
-                             None if content.files else self._content_hash)
+        self._fetch = content.fetch
+        self.source = Source(uri, revision, content.format, content.files, self._hasher(content))
+
+    def _hasher(self, content: Content) -> Callable[[], str] | None:
+        """How to hash what is no file here: downloaded first, or by its content."""
+        fetch = content.fetch
+        if fetch is not None:
+            return lambda: _files_hash(fetch())
+        return None if content.files else self._content_hash
 
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype of a tensor. Raises CheckpointError for an unknown name."""
@@ -152,6 +163,8 @@ class Checkpoint:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors, read now, in natural order; an alias is the same tensor as its owner."""
+        if self._fetch is not None:
+            self._fetch()  # whole files, not one request per tensor
         out: dict[str, Tensor] = {}
         for name in self.names:
             owner = self.aliases.get(name)

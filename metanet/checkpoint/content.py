@@ -42,6 +42,7 @@ class Content:
 
     ``tree``: dicts, lists and scalars with ``TensorInfo`` leaves. ``read`` takes the keys from the
     root to a leaf. ``format`` is for people. ``metadata`` is what the format itself keeps apart.
+    ``fetch``, where the bytes are elsewhere: download all of them and say where they are now.
     """
 
     tree: Any
@@ -49,3 +50,4 @@ class Content:
     files: tuple[Path, ...]
     format: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    fetch: Callable[[], tuple[Path, ...]] | None = None

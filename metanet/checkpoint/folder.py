@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -125,12 +125,20 @@ def _check_names(index: Path, shard: str, told: set[str], content: Content) -> N
                       "The index and the shards are of different versions")
 
 
-def open_index(index: Path) -> Content:
-    """A sharded checkpoint as Content, through its index file. Raises CheckpointError."""
+def open_index(index: Path, open_shard: Callable[[str], Content] | None = None) -> Content:
+    """A sharded checkpoint as Content, through its index file.
+
+    Args:
+        index: the index file.
+        open_shard: how to open a shard by its name; by default the file beside the index.
+
+    Raises:
+        CheckpointError: if index and shards do not fit each other.
+    """
     mapping = shard_names(index)
     shards: dict[str, Content] = {}
     for name in natural_sorted(set(mapping.values())):
-        shards[name] = _open_shard(index, name)
+        shards[name] = open_shard(name) if open_shard else _open_shard(index, name)
         told = {tensor for tensor, shard in mapping.items() if shard == name}
         _check_names(index, name, told, shards[name])
     tree = {tensor: _placed(shards[shard].tree[tensor], shard)
@@ -143,7 +151,15 @@ def open_index(index: Path) -> Content:
     for content in shards.values():
         metadata.update(content.metadata)
     files = tuple(path for content in shards.values() for path in content.files)
-    return Content(tree, read, files, f"{len(shards)} shards", metadata)
+    return Content(tree, read, files, f"{len(shards)} shards", metadata, _fetch_of(shards))
+
+
+def _fetch_of(shards: dict[str, Content]) -> Callable[[], tuple[Path, ...]] | None:
+    """One fetch for all shards, where one of them has to be fetched."""
+    if all(content.fetch is None for content in shards.values()):
+        return None
+    return lambda: tuple(path for content in shards.values()
+                         for path in (content.fetch() if content.fetch else content.files))
 
 
 def _placed(info: TensorInfo, shard: str) -> TensorInfo:

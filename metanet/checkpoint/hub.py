@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from metanet.checkpoint.content import Content
-from metanet.checkpoint.folder import choose, open_file, open_folder, shard_names
+from metanet.checkpoint.folder import choose, open_file, open_index, read_json
 from metanet.checkpoint.names import printable
 from metanet.checkpoint.problems import refusal
 from metanet.errors import CheckpointError, HubError, MetanetError
 
 SCHEME = "hf://"
+_DATASETS = "datasets/"
 _SPELLING = "Write hf://org/name, hf://org/name@revision or hf://org/name@revision/file"
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _URI = re.compile(rf"(?P<repo>{_PART}/{_PART})(@(?P<rev>[^/@\s]+))?(/(?P<file>[^\x00-\x1f]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_INDEX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,31 @@ class HubAddress:
     repo: str
     revision: str | None
     file: str | None
+    kind: str = "model"
+
+    @property
+    def uri(self) -> str:
+        """The address in one spelling."""
+        from urllib.parse import quote
+
+        at = f"@{quote(self.revision, safe='')}" if self.revision else ""
+        return (f"{SCHEME}{_DATASETS if self.kind == 'dataset' else ''}{self.repo}{at}"
+                f"{'/' + self.file if self.file else ''}")
 
 
 def parse_address(uri: str) -> HubAddress:
-    """Parse an ``hf://`` address. Raises CheckpointError with the spelling."""
-    match = _URI.fullmatch(uri.removeprefix(SCHEME).rstrip("/"))
+    """Parse ``hf://[datasets/]org/name…``. Raises CheckpointError with the spelling."""
+    rest = uri.removeprefix(SCHEME).rstrip("/")
+    kind = "dataset" if rest.startswith(_DATASETS) else "model"
+    match = _URI.fullmatch(rest.removeprefix(_DATASETS))
     if match is None or ".." in uri.split("/"):
         raise refusal(uri, "it is no address on the Hub", _SPELLING)
     revision = match["rev"]
-    return HubAddress(match["repo"], unquote(revision) if revision else None, match["file"])
+    return HubAddress(match["repo"], unquote(revision) if revision else None, match["file"], kind)
 
 
 @contextmanager
-def _hub_errors(uri: str) -> Iterator[None]:
+def hub_errors(uri: str) -> Iterator[None]:
     """Whatever the network or the Hub does wrong is a HubError."""
     try:
         yield
@@ -49,70 +63,95 @@ def _hub_errors(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        todo = ("Check the name, the network and your token; offline, only files that were "
-                "downloaded before can be read")
         raise HubError(f"{printable(uri)}: the Hub did not deliver it ({type(error).__name__}: "
-                       f"{printable(first, 200)}). {todo}.") from error
+                       f"{printable(first, 200)}). {_todo(error)}.") from error
 
 
-def _commit(address: HubAddress) -> str:
+def _todo(error: Exception) -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return ("The Hub is switched off (HF_HUB_OFFLINE): offline, only files that were "
+                "downloaded before can be read")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403, 404):
+        return ("Check the name; if the repository is private or gated, log in with `hf auth "
+                "login` or set HF_TOKEN, and ask for access on its page")
+    return "Check the network, then run the same again: files that are here are kept"
+
+
+def resolve_commit(address: HubAddress) -> str:
     """The commit that a revision means now; offline, the one that the cache remembers."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if address.revision and _COMMIT.fullmatch(address.revision):
         return address.revision
     if constants.HF_HUB_OFFLINE:
-        cached = snapshot_download(address.repo, revision=address.revision, local_files_only=True)
+        cached = snapshot_download(address.repo, repo_type=address.kind,
+                                   revision=address.revision, local_files_only=True)
         return Path(cached).name
-    sha = HfApi().model_info(address.repo, revision=address.revision).sha
-    if not sha:
-        raise CheckpointError(f"hf://{address.repo}: the Hub names no commit. Try again later.")
-    return str(sha)
+    info = HfApi().repo_info(address.repo, repo_type=address.kind, revision=address.revision)
+    if not info.sha or not _COMMIT.fullmatch(info.sha):
+        raise CheckpointError(f"{address.uri}: the Hub names no commit. Try again later.")
+    return str(info.sha)
 
 
-def _fetch(repo: str, commit: str, name: str) -> Path:
+def _fetch(place: HubAddress, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(repo, name, revision=commit))
+    return Path(hf_hub_download(place.repo, name, repo_type=place.kind, revision=place.revision))
 
 
-def _names(repo: str, commit: str) -> list[str]:
+def _names(place: HubAddress) -> list[str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
-        root = Path(snapshot_download(repo, revision=commit, local_files_only=True))
+        root = Path(snapshot_download(place.repo, repo_type=place.kind, revision=place.revision,
+                                      local_files_only=True))
         return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
-    return list(HfApi().list_repo_files(repo, revision=commit))
+    return list(HfApi().list_repo_files(place.repo, repo_type=place.kind,
+                                        revision=place.revision))
 
 
 def open_hub(uri: str) -> tuple[Content, str]:
-    """(content, commit) of an address; only what is needed is downloaded, at one commit.
+    """(content, commit) of an address, at one commit.
+
+    Of safetensors only the headers are downloaded; a tensor comes when it is read. Other formats
+    are downloaded whole.
 
     Raises HubError for the network and the Hub, CheckpointError for the file.
     """
     address = parse_address(uri)
-    with _hub_errors(uri):
-        commit = _commit(address)
+    with hub_errors(uri):
+        commit = resolve_commit(address)
+        place = replace(address, revision=commit)
         if address.file is not None:
-            return _open_one(address.repo, commit, address.file), commit
-        names = _names(address.repo, commit)
-        chosen = choose(names, uri)
-        path = _fetch_all(address.repo, commit, chosen)
+            return _open_name(place, address.file), commit
+        names = _names(place)
+        content = _open_name(place, choose(names, uri))
         if "config.json" not in names:
-            return open_file(path), commit
-        _fetch(address.repo, commit, "config.json")
-        return open_folder(path.parent), commit
+            return content, commit
+        config = read_json(_fetch(place, "config.json"))
+        return replace(content, metadata={**content.metadata, "config": config}), commit
 
 
-def _fetch_all(repo: str, commit: str, name: str) -> Path:
-    """A file, and if it is an index the shards beside it."""
-    path = _fetch(repo, commit, name)
-    if name.endswith(".index.json"):
-        folder = name.rpartition("/")[0]
-        for shard in sorted(set(shard_names(path).values())):
-            _fetch(repo, commit, f"{folder}/{shard}" if folder else shard)
-    return path
+def _open_name(place: HubAddress, name: str) -> Content:
+    from metanet.checkpoint.remote import open_remote
 
+    folder = name.rpartition("/")[0]
+    if name.endswith(".safetensors"):
+        return open_remote(replace(place, file=name))
+    if not name.endswith(".index.json"):
+        return open_file(_fetch(place, name))
 
-def _open_one(repo: str, commit: str, name: str) -> Content:
-    return open_file(_fetch_all(repo, commit, name))
+    def shard(beside: str) -> Content:
+        return _open_name(place, f"{folder}/{beside}" if folder else beside)
+
+    index = _fetch(place, name)
+    if name.endswith(_INDEX):
+        return open_index(index, shard)
+    from metanet.checkpoint.folder import shard_names
+
+    for beside in sorted(set(shard_names(index).values())):
+        _fetch(place, f"{folder}/{beside}" if folder else beside)
+    return open_file(index)

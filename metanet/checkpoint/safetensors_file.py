@@ -48,24 +48,29 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
+def header_length(where: object, first: bytes, size: int) -> int:
+    """Bytes of the JSON header, from the first 8 bytes of a file of ``size`` bytes."""
+    if len(first) < 8:
+        raise refusal(where, f"it is cut off after {len(first)} bytes", _AGAIN)
+    length = int(struct.unpack("<Q", first[:8])[0])
+    if length > MAX_HEADER:
+        raise refusal(where, f"its header claims {length} bytes; the limit is {MAX_HEADER}",
+                      _AGAIN)
+    if length > size - 8:
+        raise refusal(where, f"its header claims {length} bytes, the file has {size - 8} after "
+                      "the first 8", _AGAIN)
+    return length
+
+
 def _header_bytes(path: Path) -> tuple[bytes, int]:
     """The raw JSON header and the size of the data behind it."""
     size = path.stat().st_size
     with path.open("rb") as handle:
-        first = handle.read(8)
-        if len(first) < 8:
-            raise refusal(path, f"it is cut off after {len(first)} bytes", _AGAIN)
-        (length,) = struct.unpack("<Q", first)
-        if length > MAX_HEADER:
-            raise refusal(path, f"its header claims {length} bytes; the limit is {MAX_HEADER}",
-                          _AGAIN)
-        if length > size - 8:
-            raise refusal(path, f"its header claims {length} bytes, the file has {size - 8} after "
-                          "the first 8", _AGAIN)
+        length = header_length(path, handle.read(8), size)
         return handle.read(length), size - 8 - length
 
 
-def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+def _parse(path: object, raw: bytes) -> dict[str, Any]:
     if raw.count(b",") > _MAX_COMMAS:
         raise refusal(path, "its header has millions of entries", _AGAIN)
     with guarded(path, "reading the safetensors header", _AGAIN):
@@ -80,7 +85,7 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
+def _entry(path: object, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
     """(begin, end, info) of one tensor, with all that one entry promises checked."""
     def bad(what: str) -> CheckpointError:
         return refusal(path, f"tensor {printable(name, 80)!r} {what}", _AGAIN)
@@ -108,7 +113,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
     return begin, end, info
 
 
-def _check_layout(path: Path, spans: list[tuple[int, int, str]], data: int) -> None:
+def _check_layout(path: object, spans: list[tuple[int, int, str]], data: int) -> None:
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
@@ -122,24 +127,37 @@ def _check_layout(path: Path, spans: list[tuple[int, int, str]], data: int) -> N
                       f"{told}", _AGAIN)
 
 
+def parse_header(where: object, raw: bytes, data: int
+                 ) -> tuple[dict[str, TensorInfo], dict[str, str], dict[str, int]]:
+    """(tensors, metadata, where in the data each tensor begins) of a header, validated.
+
+    Args:
+        where: the file, for messages.
+        raw: the JSON header.
+        data: bytes behind it.
+    """
+    header = _parse(where, raw)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise refusal(where, "its __metadata__ is not a map of strings to strings", _AGAIN)
+    tensors: dict[str, TensorInfo] = {}
+    spans = []
+    for name, entry in header.items():
+        begin, end, tensors[name] = _entry(where, name, entry)
+        spans.append((begin, end, name))
+    _check_layout(where, spans, data)
+    return tensors, metadata, {name: begin for begin, _, name in spans}
+
+
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """(tensors, metadata) of a safetensors file, validated; imports no torch."""
     with guarded(path, "reading the safetensors header", _AGAIN):
         raw, data = _header_bytes(path)
-        header = _parse(path, raw)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise refusal(path, "its __metadata__ is not a map of strings to strings", _AGAIN)
-    tensors: dict[str, TensorInfo] = {}
-    spans = []
-    for name, entry in header.items():
-        begin, end, tensors[name] = _entry(path, name, entry)
-        spans.append((begin, end, name))
-    _check_layout(path, spans, data)
+        tensors, metadata, _ = parse_header(path, raw, data)
     return tensors, metadata
 
 
-def _aliases(path: Path, text: str, tensors: dict[str, TensorInfo]) -> dict[str, str]:
+def _aliases(path: object, text: str, tensors: dict[str, TensorInfo]) -> dict[str, str]:
     with guarded(path, f"reading its metadata {ALIASES!r}", _AGAIN):
         told = json.loads(text, object_pairs_hook=_unique)
     if not isinstance(told, dict):
@@ -151,7 +169,7 @@ def _aliases(path: Path, text: str, tensors: dict[str, TensorInfo]) -> dict[str,
     return told
 
 
-def _metadata(path: Path, stored: dict[str, str]) -> dict[str, Any]:
+def user_metadata(path: object, stored: dict[str, str]) -> dict[str, Any]:
     """User metadata: strings as they are, plus what ``convert`` had kept as JSON."""
     out: dict[str, Any] = {k: v for k, v in stored.items() if k not in (ALIASES, PLAIN)}
     if PLAIN in stored:
@@ -161,15 +179,21 @@ def _metadata(path: Path, stored: dict[str, str]) -> dict[str, Any]:
     return out
 
 
+def tree_of(where: object, tensors: dict[str, TensorInfo], stored: dict[str, str]
+            ) -> dict[str, TensorInfo]:
+    """Name → tensor, aliases included; equal ``place`` marks a tie, here as in torch files."""
+    tree = {name: TensorInfo(info.shape, info.dtype, name) for name, info in tensors.items()}
+    if ALIASES in stored:
+        for alias, owner in _aliases(where, stored[ALIASES], tensors).items():
+            tree[alias] = tree[owner]
+    return tree
+
+
 def open_safetensors(path: Path) -> Content:
     """A safetensors file as Content; only the header has been read."""
     stamp = Stamp.of(path)
     tensors, stored = read_header(path)
-    # Equal ``place`` is what marks a tie, here as in torch files.
-    tree = {name: TensorInfo(info.shape, info.dtype, name) for name, info in tensors.items()}
-    if ALIASES in stored:
-        for alias, owner in _aliases(path, stored[ALIASES], tensors).items():
-            tree[alias] = tree[owner]
+    tree = tree_of(path, tensors, stored)
 
     def read(where: Path_) -> Tensor:
         stamp.check()
@@ -181,4 +205,4 @@ def open_safetensors(path: Path) -> Content:
                 tensor: Tensor = handle.get_tensor(name)
                 return tensor
 
-    return Content(tree, read, (path,), "safetensors", _metadata(path, stored))
+    return Content(tree, read, (path,), "safetensors", user_metadata(path, stored))

@@ -6,7 +6,6 @@ import ast
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -81,36 +80,6 @@ def test_offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         door.open("hf://org/net@other")
     with pytest.raises(HubError):
         door.open(f"hf://org/net@{COMMIT}/absent.safetensors")
-
-
-def test_online_hub_pins_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The revision is resolved once; every file is asked for at that commit, only needed ones."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    shards(tmp_path)
-    asked: list[tuple[str, str]] = []
-
-    class Api:
-        def model_info(self, repo: str, revision: str | None) -> Any:
-            assert (repo, revision) == ("org/net", "refs/pr/1")
-            return type("Info", (), {"sha": COMMIT})()
-
-        def list_repo_files(self, repo: str, revision: str) -> list[str]:
-            assert revision == COMMIT
-            return [*os.listdir(tmp_path), "pytorch_model.bin", "README.md"]
-
-    def download(repo: str, name: str, revision: str) -> str:
-        asked.append((name, revision))
-        return str(tmp_path / name)
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    ckpt = door.open("hf://org/net@refs%2Fpr%2F1")
-    assert ckpt.source.revision == COMMIT and ckpt.metadata["config"] == {"model_type": "tiny"}
-    assert {revision for _, revision in asked} == {COMMIT}
-    assert {name for name, _ in asked} == set(os.listdir(tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["hf://", "hf://one", "hf://a/b/../c", "hf://a/b@", "hf://../x/y",
