@@ -127,7 +127,7 @@ def _committed(zoo: Zoo, recipe: Recipe, source: str | None) -> int:
     if any(name not in gone for name in ids[first:]):
         raise ZooError(f"{zoo.path}: holds later members of its recipe but not run "
                        f"{starts[first]}; it was changed. Build into another folder")
-    return min(first * recipe.commit, recipe.n)
+    return int(min(first * recipe.commit, recipe.n))
 
 
 def _enough(recipe: Recipe, source: str | None) -> None:

@@ -47,7 +47,8 @@ def engine(name: str = "local", workers: int = 2) -> Engine:
         raise ZooError(f"no engine {name!r}; there are {', '.join(NAMES)}")
     from metanet.zoo.engine_ray import RayEngine
 
-    return RayEngine(workers)
+    found: Engine = RayEngine(workers)
+    return found
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def inr_id(recipe: INRRecipe, found: Dataset, run: int) -> str:
 
 
 def _keeps(recipe: INRRecipe, run: int) -> bool:
-    return recipe.keep_start > 0 and run % recipe.keep_start == 0
+    return bool(recipe.keep_start > 0 and run % recipe.keep_start == 0)
 
 
 def _inrs(unit: Unit, recipe: INRRecipe) -> list[Made]:
@@ -147,7 +147,9 @@ def inr_images(recipe: INRRecipe, source: str | None, rows: Sequence[int]
 def _start(unit: Unit, recipe: INRRecipe, image: str, view: int) -> dict[str, Tensor]:
     if unit.shared is not None:
         return {name: tensor(value) for name, value in unit.shared.items()}
-    return recipe.model.init(torch_rng(key_of(recipe), image, view), recipe.init.scheme)
+    rng = torch_rng(key_of(recipe), image, view)
+    start: dict[str, Tensor] = recipe.model.init(rng, recipe.init.scheme)
+    return start
 
 
 def shared_start(recipe: Recipe, source: str | None) -> Arrays | None:

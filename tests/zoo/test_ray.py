@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ RECIPE = parse("about: x\nfactory: inr\nn: 12\ndata: {name: digits}\nchunk: 4\nc
 @pytest.fixture(scope="module")
 def cluster():  # type: ignore[no-untyped-def]
     try:
-        import ray
+        ray = importlib.import_module("ray")
     except ImportError:
         pytest.skip("Ray absent")
     here = Path(__file__).resolve().parent.parent
