@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from metanet.nn.basis import Basis, Bucket, Pattern, Piece
-from metanet.nn.reduce import Reductions, combine, diagonal, to_sorted
+from metanet.nn.reduce import Reductions, combine, diagonal, from_sorted, to_sorted
+
+_PAIRS = 4  # of whole blocks that are worth one product each, without stacking
 
 Parts: TypeAlias = dict[Pattern, list[tuple[frozenset[int], Tensor]]]
 
@@ -72,11 +74,13 @@ def plan(found: Basis, c_in: int, c_out: int) -> Plan:
 
 def _stage(found: Basis, bucket: Bucket, c_in: int, c_out: int) -> Stage:
     rows, columns = _side(found, bucket.features, c_in), _side(found, bucket.terms, c_out)
-    return Stage(rows, columns, all(_is_whole(p) for p in (*bucket.features, *bucket.terms)))
+    pairs = len(bucket.features) * len(bucket.terms)
+    pieces = (*bucket.features, *bucket.terms)
+    return Stage(rows, columns, pairs <= _PAIRS and all(_is_whole(p) for p in pieces))
 
 
 def _is_whole(piece: Piece) -> bool:
-    return piece.pattern.discrete and piece.order == tuple(range(len(piece.pattern.classes)))
+    return piece.pattern.discrete and len(piece.order) == len(piece.pattern.classes)
 
 
 def _side(found: Basis, pieces: Sequence[Piece], channels: int) -> Side:
@@ -120,20 +124,30 @@ class _Target:
 
 def _accumulate(small: Sequence[Tensor], products: Sequence[tuple[Tensor, Tensor]],
                 shape: tuple[int, ...]) -> Tensor:
-    """A fresh tensor: the broadcast sum of small tensors, plus matrix products."""
-    left = list(products)
-    if small:
-        total = small[0] + small[1] if len(small) > 1 else small[0]
-        total = total.expand(shape).contiguous()
-        total = total.clone() if len(small) == 1 and total.data_ptr() == small[0].data_ptr() \
-            else total
-        for value in small[2:]:
-            total.add_(value)
+    """A fresh contiguous tensor: the broadcast sum of small tensors, plus matrix products."""
+    if not small:
+        (value, weight), *products = products
+        total = (_flat(value) @ weight).view(shape)
     else:
-        value, weight = left.pop(0)
-        total = value @ weight
-    for value, weight in left:
-        total.view(-1, shape[-1]).addmm_(value.reshape(-1, value.shape[-1]), weight)
+        total = _broadcast_sum(small, shape)
+    for value, weight in products:
+        total.view(-1, shape[-1]).addmm_(_flat(value), weight)
+    return total
+
+
+def _broadcast_sum(small: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    if torch.is_grad_enabled():
+        total = sum(small[1:], start=small[0]).expand(shape)
+        return total.clone(memory_format=torch.contiguous_format)
+    total = small[0].new_empty(shape)
+    if len(small) == 1 or torch.broadcast_shapes(small[0].shape, small[1].shape) != shape:
+        total.copy_(small[0])
+        rest = small[1:]
+    else:
+        torch.add(small[0], small[1], out=total)
+        rest = small[2:]
+    for value in rest:
+        total.add_(value)
     return total
 
 
@@ -149,13 +163,20 @@ def _slices(side: Side, other: Side, weight: Tensor) -> list[tuple[Piece, Piece,
             for q, (j, w) in zip(other.pieces, other.spans, strict=True)]
 
 
+def _turned(value: Tensor, source: Piece, goal: Piece) -> Tensor:
+    """A whole block with its slots in the order of those that another matches them with."""
+    if source.order == goal.order:
+        return value
+    return to_sorted(from_sorted(value, source.order), goal.order)
+
+
 def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Tensor, target: _Target,
           adjoint: bool, bias: Tensor | None = None) -> Tensor | None:
     """One signature from reductions to the target; gives the stacked reductions, if stacked."""
     source, goal = (stage.columns, stage.rows) if adjoint else (stage.rows, stage.columns)
     if stage.whole and bias is None:
         for p, q, part in _slices(source, goal, weight):
-            target.products[q.block].append((reduced[p.block].value, part))
+            target.products[q.block].append((_turned(reduced[p.block].value, p, q), part))
         return None
     stacked = _stack(source, reduced)
     mixed = stacked @ weight
@@ -217,13 +238,12 @@ class Mix(torch.autograd.Function):
         for stage, weight, stack in zip(found.stages, weights, stacks, strict=True):
             back = _transposed(stage, weight)
             if stack is None:
-                d_weights.append(_whole_gradient(stage, into, reduced, weight))
+                d_weights.append(_whole_gradient(stage, into, reduced))
                 if wanted:
                     _feed(stage, reduced, back, target, True)
                 continue
             arrived = _stack(stage.columns, reduced)
-            d_weights.append(stack.reshape(-1, stage.rows.width).T
-                             @ arrived.reshape(-1, stage.columns.width))
+            d_weights.append(_flat(stack).T @ _flat(arrived))
             if wanted:
                 mixed = arrived @ back
                 for piece, (start, width) in zip(stage.rows.pieces, stage.rows.spans,
@@ -248,15 +268,18 @@ def _transposed(stage: Stage, weight: Tensor) -> Tensor:
     return weight.T * scale
 
 
-def _whole_gradient(stage: Stage, values: dict[str, Tensor], reduced: dict[str, Reductions],
-                    weight: Tensor) -> Tensor:
+def _whole_gradient(stage: Stage, values: dict[str, Tensor], reduced: dict[str, Reductions]
+                    ) -> Tensor:
     rows = []
     for p in stage.rows.pieces:
-        value = values[p.block].reshape(-1, values[p.block].shape[-1]).T
-        parts = [value @ g.reshape(-1, g.shape[-1])
-                 for g in (reduced[q.block].value for q in stage.columns.pieces)]
+        parts = [_flat(_turned(values[p.block], p, q)).T @ _flat(reduced[q.block].value)
+                 for q in stage.columns.pieces]
         rows.append(parts[0] if len(parts) == 1 else torch.cat(parts, -1))
     return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _flat(value: Tensor) -> Tensor:
+    return value.reshape(-1, value.shape[-1])
 
 
 def _sort(found: Plan, n_extras: int, tensors: Sequence[Tensor | None]) -> Any:
