@@ -302,3 +302,47 @@ def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor], bias: 
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return forward(found, values, weights, bias, extras)[0]
     return Mix.apply(found, len(extras), bias, *extras, *weights, *values)  # type: ignore
+
+
+class Join(torch.autograd.Function):
+    """Broadcast parts plus one product ``value @ weight``, in a single block."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: tuple[int, ...], kept: tuple[frozenset[int], ...], value: Tensor,
+                weight: Tensor, *parts: Tensor) -> Tensor:
+        """``parts``: ``[N or 1, *kept slots, c]`` each."""
+        rank = len(shape) - 2
+        small = combine(zip(kept, parts, strict=True), rank) if parts else []
+        ctx.kept, ctx.lead = kept, tuple(len(part) for part in parts)
+        ctx.save_for_backward(value, weight)
+        return _accumulate(small, [(value, weight)], shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Products for the value and the weight, sums for the parts."""
+        value, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        flat = _flat(gradient)
+        d_value = (flat @ weight.T).view(value.shape) if ctx.needs_input_grad[2] else None
+        sums = Reductions(gradient, mean=False)
+        pattern = _plain(gradient.ndim - 2)
+        parts = [sums.get(pattern, kept) for kept in ctx.kept]
+        parts = [part.sum(0, keepdim=True) if lead == 1 else part
+                 for part, lead in zip(parts, ctx.lead, strict=True)]
+        return (None, None, d_value, _flat(value).T @ flat, *parts)
+
+
+def _plain(rank: int) -> Pattern:
+    """The discrete pattern of unrelated slots: enough to sum by."""
+    return Pattern(tuple((i,) for i in range(rank)), ("",) * rank, ((),) * rank)
+
+
+def join(value: Tensor, weight: Tensor, parts: Sequence[tuple[frozenset[int], Tensor]]) -> Tensor:
+    """``[N, *slots, k] @ [k, c]`` plus parts broadcast to all slots."""
+    shape = (*value.shape[:-1], weight.shape[-1])
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(value.device.type)
+    if plain:
+        return sum(combine(parts, value.ndim - 2), start=value @ weight)
+    kept = tuple(kept for kept, _ in parts)
+    found: Tensor = Join.apply(shape, kept, value, weight, *(part for _, part in parts))
+    return found

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from metanet.errors import SymmetryError
 from metanet.graph import WeightBatch
 from metanet.nn.basis import Basis, Pattern, Piece, node_basis, node_signature
+from metanet.nn.engine import join
 from metanet.nn.latent import GLOBAL, node_name
-from metanet.nn.reduce import Reductions, expand, to_sorted
+from metanet.nn.reduce import Reductions, combine, diagonal, to_sorted
 from metanet.nn.unf import check_input, short
 from metanet.symmetry import WeightSpace
 
@@ -147,35 +148,45 @@ class GMNLayer(nn.Module):
         check_input(self.space, self.c_in, batch)
         grids = self.basis.grids
         values = {name: grids[name].fold(batch.blocks[name]) for name in self.edges}
-        seen = {name: values[name] @ weight + bias for name, weight, bias in zip(
-            self.edges, self.edge_in, self.edge_bias, strict=True)}
         sets: list[NodeSet] = [self.root, *self.nodes]
         states = [nodes.read(batch) for nodes in sets]
         context = states[0]
-        mixed = self._messages(seen, [(s, x, s.before) for s, x in zip(sets, states, strict=True)])
+        mixed = self._messages(values, [(s, x, s.before) for s, x in zip(sets, states,
+                                                                         strict=True)])
         messages = {name: Reductions(value) for name, value in mixed.items()}
         new = [nodes.step(messages, state, context)
                for nodes, state in zip(sets, states, strict=True)]
-        mixed = self._messages(seen, [(s, x, s.after) for s, x in zip(sets, new, strict=True)])
+        mixed = self._messages(values, [(s, x, s.after) for s, x in zip(sets, new, strict=True)])
         blocks = dict(batch.blocks)
         for name, weight in zip(self.edges, self.edge_out, strict=True):
-            gate, change = (mixed[name] @ weight).chunk(2, -1)
-            blocks[name] = grids[name].unfold(values[name] + gate.sigmoid() * change)
+            # glu wants the values first and the gates behind them.
+            change = F.glu(mixed[name] @ weight.roll(weight.shape[1] // 2, 1), -1)
+            blocks[name] = grids[name].unfold(change.add_(values[name]))
         for nodes, state in zip(sets, new, strict=True):
             nodes.write(blocks, state)
         return batch.with_blocks(blocks)
 
-    def _messages(self, seen: dict[str, Tensor],
+    def _messages(self, values: dict[str, Tensor],
                   givers: list[tuple[NodeSet, Tensor | None, Tensor | None]]
                   ) -> dict[str, Tensor]:
         """``act(W_e·e + Σ W_j·h_j + W_g·u)`` of every block, ``[N, *slots, hidden]``."""
-        parts: _Parts = {}
-        for name, value in seen.items():
-            whole = self._whole[name]
-            parts[name] = {whole: [(frozenset(range(len(whole.classes))), value)]}
+        parts: _Parts = {name: {} for name in self.edges}
         for nodes, state, weight in givers:
             nodes.give(parts, state, weight)
-        return {name: F.gelu(expand(parts[name])) for name in self.edges}
+        return {name: F.gelu(self._message(values[name], parts[name], self._whole[name], weight,
+                                           bias))
+                for name, weight, bias in zip(self.edges, self.edge_in, self.edge_bias,
+                                              strict=True)}
+
+    @staticmethod
+    def _message(value: Tensor, parts: dict[Pattern, list[tuple[frozenset[int], Tensor]]],
+                 whole: Pattern, weight: Tensor, bias: Tensor) -> Tensor:
+        constant = (frozenset[int](), bias.unsqueeze(0))
+        total = join(value, weight, [constant, *parts.get(whole, ())])
+        for pattern, terms in parts.items():
+            for part in combine(terms, len(pattern.classes)) if pattern is not whole else ():
+                diagonal(total, pattern).add_(part)
+        return total
 
     def __repr__(self) -> str:
         return (f"GMNLayer({short(self.space)} -> {short(self.space)}, {self.c_in} -> "

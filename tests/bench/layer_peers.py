@@ -1,0 +1,115 @@
+"""One peer of ours in PyTorch: ``python -m tests.bench.layer_peers PEER CASE CHECKOUT``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import Tensor, nn
+
+from tests.bench.measure import peak_mb, report
+
+LAYOUTS = {"inr": [2, 32, 32, 1], "cnn": [1, 16, 16, 16, 10], "wide": [2, 128, 128, 128, 3]}
+Pair = tuple[nn.Module, Callable[[], Tensor]]
+
+
+def inputs(case: str, n: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights ``[n, in, out, taps]`` and biases ``[n, out, 1]``."""
+    layout = LAYOUTS[case]
+    pairs = list(zip(layout, layout[1:], strict=False))
+    taps = [9 if case == "cnn" and i < len(pairs) - 1 else 1 for i in range(len(pairs))]
+    ws = [torch.randn(n, a, b, k) * .1 for (a, b), k in zip(pairs, taps, strict=True)]
+    return ws, [torch.randn(n, b, 1) * .1 for b in layout[1:]]
+
+
+def dws(case: str, n: int, sab: bool) -> Pair:
+    """The configuration of its trainer, with or without set attention blocks."""
+    from nn.models import DWSModelForClassification
+
+    ws, bs = inputs(case, n)
+    net = DWSModelForClassification(
+        weight_shapes=tuple(w.shape[1:3] for w in ws), bias_shapes=tuple(b.shape[1:2] for b in bs),
+        input_features=1, hidden_dim=32, n_hidden=4, reduction="max", n_fc_layers=1,
+        set_layer="sab" if sab else "ds", n_out_fc=1, dropout_rate=0.0, bn=True, diagonal=False)
+    return net, lambda: net((tuple(ws), tuple(bs)))
+
+
+def nfn(case: str, n: int) -> Pair:
+    """HNP with the channels of its predictor of generalisation."""
+    from experiments.models import InvariantNFN, MlpHead
+    from functools import partial
+
+    from nfn.common import WeightSpaceFeatures, network_spec_from_wsfeat
+
+    ws, bs = inputs(case, n)
+    square = [w.permute(0, 3, 2, 1).contiguous() if w.shape[-1] == 1 else
+              w.permute(0, 2, 1, 3).reshape(n, 1, w.shape[2], w.shape[1], 3, 3) for w in ws]
+    x = WeightSpaceFeatures(square, [b.permute(0, 2, 1).contiguous() for b in bs])
+    net = InvariantNFN(network_spec_from_wsfeat(x, set_all_dims=True), [16, 16, 5],
+                       partial(MlpHead, sigmoid=True, num_out=1), mode="HNP", normalize=False)
+    return net, lambda: net(x)
+
+
+def ng_gnn(case: str, n: int, checkout: Path) -> Pair:
+    """PNA of width 32 with four layers, from its own configuration of INR classification."""
+    import hydra
+
+    _shims()
+    folder = checkout / "experiments/inr_classification/configs"
+    with hydra.initialize_config_dir(version_base=None, config_dir=str(folder)):
+        config = hydra.compose(config_name="base", overrides=["model=pna"])
+    config.data.stats = None
+    net = hydra.utils.instantiate(config.model, layer_layout=list(LAYOUTS[case]))
+    ws, bs = inputs(case, n)
+    return net, lambda: net((tuple(ws), tuple(bs)))
+
+
+def _shims() -> None:
+    """An import that moved within torch_geometric."""
+    import importlib
+
+    try:
+        import torch_geometric.utils.trim_to_layer  # noqa: F401
+    except ImportError:
+        moved = importlib.import_module("torch_geometric.utils._trim_to_layer")
+        sys.modules["torch_geometric.utils.trim_to_layer"] = moved
+
+
+def main() -> None:
+    peer, case, place = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sys.path[:0] = [str(place), str(place / "experiments" / "perceiver-pytorch")]
+    n = 4 if case == "wide" else 64
+    base, start = peak_mb(), time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        makers = {"dws": lambda: dws(case, n, False), "dws_sab": lambda: dws(case, n, True),
+                  "nfn": lambda: nfn(case, n), "ng_gnn": lambda: ng_gnn(case, n, place)}
+        net, forward = makers[peer]()
+        with torch.no_grad():
+            forward()
+    started = time.process_time() - start
+
+    def step() -> None:
+        net.zero_grad(set_to_none=True)
+        forward().square().mean().backward()
+
+    @torch.no_grad()
+    def infer() -> None:
+        forward()
+
+    report(n, infer, step, base, start=started,
+           parameters=sum(p.numel() for p in net.parameters()),
+           versions=f"torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
