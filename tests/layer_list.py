@@ -28,6 +28,7 @@ LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "unf_latent": lambda s: UNFLinear(latent(s), 2, 3, frozen="batch"),
     "gmn": lambda s: GMNLayer(s, 3),
     "gmn_hidden": lambda s: GMNLayer(s, 2, hidden=5, frozen="batch"),
+    "gmn_relu": lambda s: GMNLayer(s, 3, activation="relu"),
     "gmn_latent": lambda s: GMNLayer(latent(s), 4, frozen="batch"),
     "embed": lambda s: Embed(s, 2, 3),
     "unembed": lambda s: Unembed(s, 3, 2),
