@@ -53,9 +53,10 @@ def random_space(
             if np.prod(shape, dtype=float) <= 3000:
                 tensors[f"t{index}"] = TensorSpec(shape, axes)
         try:
-            return WeightSpace(_used(groups, tensors), tensors)
+            if tensors:  # none where all would have been too large
+                return WeightSpace(_used(groups, tensors), tensors)
         except SymmetryError:
-            continue  # an ambiguous base or no tensor at all: draw again
+            continue  # an ambiguous base: draw again
 
 
 def _random_groups(rng: np.random.Generator, kinds: Sequence[str], max_size: int) -> list[Group]:

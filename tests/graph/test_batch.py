@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from hand_spaces import SPACES, random_state
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from metanet.errors import SpaceMismatch
 from metanet.graph import WeightBatch
 from metanet.symmetry import WeightSpace
+from metanet.testing import random_space, random_tensors
 
 TWO = WeightSpace.parse("space v1\ngroup a = S(3)\nw: a 2!\nb: a\nalias = b")
 
@@ -33,6 +34,16 @@ def test_there_and_back(name: str, dtype: torch.dtype) -> None:
     batch = WeightBatch.stack(space, states)
     assert batch.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert [b.name for t in space.tensors for b in space.blocks(t)] == list(batch.blocks)
+    for state, back in zip(states, batch.unstack(), strict=True):
+        assert same_bits(state, back)
+
+
+@settings(max_examples=500)
+@given(st.integers(0, 2**32 - 1))
+def test_random_spaces_there_and_back(seed: int) -> None:
+    space = random_space(seed, kinds=("S", "signed"))
+    states = [random_tensors(space, seed % 1000 + i, torch.float32) for i in range(2)]
+    batch = WeightBatch.stack(space, states)
     for state, back in zip(states, batch.unstack(), strict=True):
         assert same_bits(state, back)
 

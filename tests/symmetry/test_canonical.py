@@ -87,7 +87,7 @@ def canonical(space: WeightSpace, tensors: dict, budget: int) -> Canonical:
     return function(space, tensors, budget=budget)
 
 
-@settings(ALGEBRA, max_examples=200)
+@ALGEBRA
 @given(spaces("S", "signed"), COARSE, SEEDS)
 def test_one_form_per_orbit(space: WeightSpace, step: float | None, seed: int) -> None:
     """Random trees, fibred groups, several occurrences; with and without exact ties."""
