@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import convert, demo, doctor, explain, graph, inspect, permute, zoo
+from . import convert, demo, doctor, explain, graph, inspect, permute, pull, zoo
 from .errors import guarded
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
 # In the order of the chain: see, prove, write.
 for _panel, _verbs in {
     "See": (inspect.inspect, explain.explain, graph.graph, doctor.doctor),
-    "Write": (convert.convert, permute.permute),
+    "Write": (convert.convert, permute.permute, pull.pull),
     "Start here": (demo.demo,),
 }.items():
     for _verb in _verbs:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from . import pull as hub
 from . import zoo_build
 from .errors import NEGATIVE, guarded
 from .options import Arch, Json, Quiet, Seed
@@ -178,5 +179,5 @@ def export(
 for _verb in (info, query, split, verify, ingest, export):
     app.command(_verb.__name__)(guarded(_verb))
 for _name, _verb in (("build", zoo_build.build), ("recipes", zoo_build.recipes),
-                     ("map", zoo_build.map_)):
+                     ("map", zoo_build.map_), ("pull", hub.pull_zoo), ("push", hub.push_zoo)):
     app.command(_name)(guarded(_verb))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -26,6 +26,10 @@ BIG = (".safetensors", ".sqlite", ".npz", ".bin")
 _KIND = r"(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
 _RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/"
                       r"(?P<path>.+)")
+
+
+def _prefix(kind: str) -> str:
+    return "datasets/" if kind == "datasets" else ""
 
 
 @dataclass
@@ -175,11 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"id": found["repo"], "_id": "0", "sha": at[0], "siblings": names,
                         "private": False, "tags": [], "downloads": 0, "likes": 0})
 
-    def _tree(self, found: re.Match[str]) -> None:
+    def _tree(self, found: re.Match[str], wanted: set[str] | None = None) -> None:
         if (at := self._at(found)) is None:
             return
         out = []
         for name, data in at[1].items():
+            if wanted is not None and name not in wanted:
+                continue
             blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
             entry: dict[str, Any] = {"type": "file", "path": self.server.listed.get(name, name),
                                      "size": len(data), "oid": blob}
@@ -211,15 +217,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ------------------------------------------------------------ writing
 
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        out = b""
+        while size := int(self.rfile.readline(), 16):
+            out += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return out
+
     def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
+        data = self._body()
         self.server.blobs[hashlib.sha256(data).hexdigest()] = data
         self._bytes(b"", 200, {})
 
     def do_POST(self) -> None:
         path = urlsplit(self.path).path
         self.server.asked.append(("POST", unquote(path), None))
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        raw = self._body()
+        if found := re.fullmatch(rf"/api/{_KIND}/paths-info/(?P<rev>[^/]+)", path):
+            wanted = set(parse_qs(raw.decode()).get("paths", ()))
+            return self._tree(found, wanted)
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._refuse(401, "Unauthorized", "Invalid username or password.")
         if path == "/api/repos/create":
@@ -240,13 +259,13 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else \
             asked["name"]
         key = (f"{asked.get('type') or 'model'}s", name)
+        page = f"{self.server.endpoint}/{_prefix(key[0])}{name}"
         if key in self.server.repos:
-            return self._json({"error": "You already created this repo",
-                               "url": f"{self.server.endpoint}/{name}"}, 409)
+            return self._json({"error": "You already created this repo", "url": page}, 409)
         hidden = bool(asked.get("private") or asked.get("visibility") == "private")
         self.server.repos[key] = repo = Repo(hidden)
         repo.commit({".gitattributes": b"*.safetensors filter=lfs\n"})
-        return self._json({"url": f"{self.server.endpoint}/{name}"})
+        return self._json({"url": page})
 
     def _branch(self, found: re.Match[str]) -> None:
         repo, name = self.server.repos[found["kind"], found["repo"]], unquote(found["rev"])
@@ -286,7 +305,8 @@ class _Handler(BaseHTTPRequestHandler):
         for data in files.values():
             self.server.blobs[hashlib.sha256(data).hexdigest()] = data
         sha = repo.commit(files, branch)
-        self._json({"commitUrl": f"{self.server.endpoint}/commit/{sha}", "commitOid": sha})
+        page = f"{self.server.endpoint}/{_prefix(found['kind'])}{found['repo']}"
+        self._json({"commitUrl": f"{page}/commit/{sha}", "commitOid": sha})
 
 
 @contextmanager
@@ -307,6 +327,7 @@ def served(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 5)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage is not ours to fake
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -21,6 +21,10 @@ _LAZY = {
     "ZooVerification": "verify",
     "GateReport": "leaks",
     "ingest": "ingest",
+    "pull": "hub",
+    "push": "hub_push",
+    "Pulled": "hub_record",
+    "ZooStream": "stream",
 }
 _MODULES = ("data",)
 

@@ -25,6 +25,7 @@ from metanet.errors import SymmetryError, ZooError
 
 if TYPE_CHECKING:
     from metanet.zoo.splits import SplitReport
+    from metanet.zoo.stream import ZooStream
     from metanet.zoo.verify import ZooVerification
     from torch import Tensor
 
@@ -252,6 +253,13 @@ class Zoo:
             mine = Selection(self, chosen.places[part], chosen.where)
             yield ZooBatch(read_places(self.path, layout, sizes, mine.places), mine, layout, space,
                            {name: array[part] for name, array in arrays.items()})
+
+    def stream(self, where: str | Selection | None = None, size: int = 256, **options: Any
+               ) -> ZooStream:
+        """Batches for one of many processes, with a cursor; see :class:`ZooStream`."""
+        from metanet.zoo.stream import ZooStream
+
+        return ZooStream(self, where, size, **options)
 
     def member(self, name: str) -> dict[str, Tensor]:
         """State dict of one member, its own copy.

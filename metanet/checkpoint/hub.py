@@ -62,9 +62,14 @@ def hub_errors(uri: str) -> Iterator[None]:
     except MetanetError:
         raise
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise HubError(f"{printable(uri)}: the Hub did not deliver it ({type(error).__name__}: "
-                       f"{printable(first, 200)}). {_todo(error)}.") from error
+        causes = [error, *([error.__cause__] if error.__cause__ else [])]
+        told = "; ".join(f"{type(e).__name__}: {printable(_first(e), 200)}" for e in causes)
+        raise HubError(f"{printable(uri)}: the Hub refused or failed ({told}). "
+                       f"{_todo(error)}.") from error
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _todo(error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metanet.checkpoint.content import Content, Path_
 from metanet.checkpoint.hub import HubAddress, hub_errors
@@ -68,15 +68,16 @@ def read_range(place: HubAddress, begin: int, end: int) -> tuple[bytes, int]:
 
 
 def _ask(place: HubAddress, begin: int, end: int) -> tuple[bytes, int]:
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub import constants, hf_hub_url, utils
+
+    client: Any = utils  # it documents these names and does not list them for type checkers
 
     url = hf_hub_url(place.repo, str(place.file), repo_type=place.kind, revision=place.revision)
-    headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}",
+    headers = {**client.build_hf_headers(), "Range": f"bytes={begin}-{end - 1}",
                "Accept-Encoding": "identity"}
-    with get_session().stream("GET", url, headers=headers,
-                              timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
-        hf_raise_for_status(response)
+    with client.get_session().stream("GET", url, headers=headers,
+                                     timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        client.hf_raise_for_status(response)
         told = _TOTAL.fullmatch(response.headers.get("Content-Range", ""))
         if response.status_code != 206 or told is None or int(told[1]) != begin:
             raise HubError(f"{place.uri}: the server does not send parts of files (status "
