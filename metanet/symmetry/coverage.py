@@ -86,13 +86,13 @@ def _isolated(name: str) -> Row:
             break
         partial.update(row)
         finished = kind == "row"
-    child.kill() if not finished else child.join(5)
+    if not finished:
+        child.kill()
     child.join(5)
     if not finished:
         late = f"more than {_CPU_SECONDS} s of CPU or {_WALL_SECONDS} s"
         stage = partial.pop("stage", "build")
-        ended = f"ended by signal {-child.exitcode}" if (child.exitcode or 0) < 0 else "ended"
-        partial["failure"] = f"{stage}: {late} ({ended})"
+        partial["failure"] = f"{stage}: {late}"
     partial.pop("stage", None)
     partial["seconds"] = round(time.perf_counter() - start, 2)
     return partial
@@ -155,7 +155,7 @@ def write(path: Path, rows: dict[str, Row]) -> None:
                     encoding="utf-8")
 
 
-def _warm(timm: bool, transformers: bool) -> None:
+def _warm(with_timm: bool, with_transformers: bool) -> None:
     """Import once, before forking, what every row needs."""
     import torch
 
@@ -164,9 +164,9 @@ def _warm(timm: bool, transformers: bool) -> None:
 
     torch.set_num_threads(1)
     prepare_torchvision()
-    if timm:
-        import timm as _  # noqa: F401
-    if transformers:
+    if with_timm:
+        import timm  # noqa: F401
+    if with_transformers:
         import transformers
         import transformers.modeling_utils
 

@@ -44,11 +44,17 @@ def live_digits(program: Program, env: dict[int, Any]) -> set[Factor]:
 
 
 def _passed(op: Op, have: set[Factor], asked: set[Factor], env: dict[int, Any]) -> set[Factor]:
-    if op.function is operator.getitem or op.family in _CUTS:
+    if op.function is operator.getitem or op.family in _CUTS or _constant_index(op, env):
         return have & asked
     if op.family in _SEPARATE and not op.mutates and isinstance(env.get(op.out.index), Value):
         return {d for d in have if d in asked or d not in _digits(env[op.out.index])}
     return have
+
+
+def _constant_index(op: Op, env: dict[int, Any]) -> bool:
+    """Whether an index operation cuts out what constants say."""
+    found = [env.get(ref.index) for ref in op.refs()[1:]] if op.family == "aten.index" else []
+    return bool(found) and all(getattr(value, "content", None) is not None for value in found)
 
 
 def _digits(value: Any) -> set[Factor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from metanet.symmetry.factor import Expr, leaves, length
 from metanet.symmetry.meta import Unsupported
 from metanet.symmetry.rules import Context, Refusal, Value
+from metanet.symmetry.rules.indices import INDEX_SAFE, carried
 from metanet.symmetry.rules.pointwise import tensors_in
 from metanet.symmetry.rules.registry import keeps_uniform, module_rules, rule_for
 from metanet.symmetry.rules.source import IGNORED
@@ -26,6 +27,13 @@ _RESHAPED_IN_PLACE = frozenset({
     "aten.transpose", "aten.t", "aten.squeeze", "aten.unsqueeze", "aten.swapaxes", "aten.swapdims",
     "aten.resize", "aten.as_strided", "aten.set",
 })
+_UNPACKED = {"aten.index": 2, "aten.bmm": 3, "aten.baddbmm": 3, "aten.matmul": 3,
+             "aten.einsum": 3, "aten.unbind": 3, "aten.select": 3, "aten.index_select": 3}
+"""Operations that take packed weights apart, and the least number of axes of such weights."""
+_COPIES = frozenset(f"aten.{name}" for name in (
+    "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
+))
+"""Operations that make an axis that can move even of values that cannot."""
 _SAME_ENTRIES = frozenset({
     "aten.reshape", "aten.contiguous", "aten.to", "aten.flatten", "aten._reshape_alias",
 })
@@ -58,6 +66,7 @@ class _Tracker:
         self.env = self.found.env
         self.mutated = _mutated(program)
         self.outputs_used = _outputs_used(program)
+        self.packed = _packed(program)
 
     def run(self) -> Tracked:
         self._sources()
@@ -72,6 +81,7 @@ class _Tracker:
             i += 1
         for name, ref in self.program.outputs:
             for value in tensors_in(self.env.get(ref.index)):
+                self.context.freeze_valued(value)
                 for at, axis in enumerate(value.axes):
                     self.solver.freeze(axis, f"{name}, axis {at}")
         for via, lost in self.solver.clashes:
@@ -105,7 +115,11 @@ class _Tracker:
         return tuple(self.solver.fixed(n, cause) for n in source.shape)
 
     def _parameter(self, name: str, shape: Shape) -> Value:
-        axes = tuple(self.solver.free(n) for n in shape)
+        """Free axes; those of packed weights may move differently for each index before them."""
+        axes: tuple[Expr, ...] = ()
+        for n in shape:
+            bases = [f for axis in axes for f in axis] if name in self.packed else ()
+            axes = (*axes, self.solver.free(n, bases))
         return Value(axes, origin=(name, tuple(range(len(shape)))))
 
     def _given(self, source: Source) -> Value:
@@ -114,8 +128,9 @@ class _Tracker:
                 return Value(tuple(self.solver.free(n) for n in source.shape), uniform=True)
             return Value(tuple(self.solver.free(n) for n in source.shape))
         cause = f"{source.kind} '{source.name}'"
+        content = source.value if source.kind != "input" and _small(source.value) else None
         return Value(tuple(self.solver.fixed(n, f"{cause}, axis {i}")
-                           for i, n in enumerate(source.shape)))
+                           for i, n in enumerate(source.shape)), content=content)
 
     def _missing(self) -> None:
         """Tensors that the program never mentions: nothing depends on them."""
@@ -148,11 +163,19 @@ class _Tracker:
         self.context.used = self.outputs_used.get(op.out.index, frozenset({0}))
         args, kwargs = substitute((op.args, dict(op.kwargs)), self._value)
         inputs = list(tensors_in((args, kwargs)))
-        if inputs and all(v.fixed and not v.uniform for v in inputs):
+        self._guard(op, inputs)
+        dull = bool(inputs) and op.family not in _COPIES
+        if dull and all(v.fixed and not v.uniform and v.valued is None for v in inputs):
+            if (content := self._folded(op)) is not None:
+                out = self._frozen_outputs(op, inputs[0])
+                self._bind(op, replace(out, content=content), inputs)
+                return
             deepest = max(inputs, key=lambda v: v.depth)
             self._bind(op, self._frozen_outputs(op, deepest), inputs)
             return
         rule = rule_for(op.name, op.family)
+        if op.mutates and any(v.valued is not None for v in inputs[:1]):
+            rule = None
         if op.mutates and op.family in _RESHAPED_IN_PLACE:
             rule = None  # the argument's own axes change, which a rule cannot say
         if rule is None:
@@ -167,11 +190,32 @@ class _Tracker:
             why = str(error) if isinstance(error, Refusal) else f"rule failed: {error!r}"
             self._fail(op, inputs, f"{op.name}: {why}")
             return
-        self._bind(op, self._uniform(op, out, inputs), inputs)
+        self._bind(op, carried(op, self._uniform(op, out, inputs), inputs), inputs)
+
+    def _guard(self, op: Op, inputs: Sequence[Value]) -> None:
+        """Indices into an axis are understood by few operations; the others see plain numbers."""
+        if op.family in INDEX_SAFE:
+            return
+        for value in inputs:
+            self.context.freeze_valued(value)
+
+    def _folded(self, op: Op) -> torch.Tensor | None:
+        """The entries of a small integer tensor computed from constants alone."""
+        known = [getattr(self.env.get(ref.index), "content", None) for ref in op.refs()]
+        if not known or any(k is None for k in known) or op.many or op.mutates:
+            return None
+        args, kwargs = substitute((op.args, dict(op.kwargs)),
+                                  lambda ref: self.env[ref.index].content)
+        try:
+            out = op.function(*args, **kwargs)
+        except Exception:
+            return None
+        return out if isinstance(out, torch.Tensor) and _small(out) else None
 
     def _read(self, op: Op) -> None:
         """The recorded path depends on these values, so nothing in them may move."""
         for value in tensors_in([self._value(ref) for ref in op.refs()]):
+            self.context.freeze_valued(value)
             if not value.uniform:
                 for axis in value.axes:
                     self.solver.freeze(axis, f"Python reads its values at {op.where or op.title}")
@@ -184,7 +228,7 @@ class _Tracker:
             bool(inputs) and all(v.uniform for v in inputs) and keeps_uniform(op.name, op.family)
         )
         constant = constant and op.out.index not in self.mutated
-        return Value(out.axes, constant, None if constant else out.origin, out.depth)
+        return replace(out, uniform=constant, origin=None if constant else out.origin)
 
     def _shaped(self, op: Op, out: Any, inputs: Sequence[Value]) -> Any:
         """The rule's answer as values whose sizes are those that were recorded."""
@@ -201,7 +245,7 @@ class _Tracker:
 
     def _bind(self, op: Op, out: Any, inputs: Sequence[Value]) -> None:
         self.env[op.out.index] = out
-        self.found.values += [v.axes for v in (*inputs, *tensors_in(out))]
+        self.found.values += [v.seen for v in (*inputs, *tensors_in(out))]
 
     def _frozen_outputs(self, op: Op, cause: Value | None) -> Any:
         depth = cause.depth if cause else 0
@@ -214,7 +258,7 @@ class _Tracker:
 
     def _fail(self, op: Op, inputs: Sequence[Value], what: str) -> None:
         """No rule: everything that the operation touches is frozen, and that is reported."""
-        axes = [axis for value in inputs for axis in value.axes]
+        axes = [axis for value in inputs for axis in value.seen]
         lost = self.solver.lost(axes)
         for axis in axes:
             self.solver.freeze(axis, f"unsupported operation {what} at {op.where or op.title}")
@@ -280,6 +324,24 @@ def _statistics(program: Program) -> set[int]:
         for at in _STATISTICS.get(op.family, ()):
             if at < len(op.args) and isinstance(op.args[at], Ref):
                 found.add(op.args[at].index)
+    return found
+
+
+def _small(value: torch.Tensor | None) -> bool:
+    """Whether the entries of a constant are worth knowing: they may be indices."""
+    return value is not None and value.dtype == torch.int64 and value.numel() <= 64
+
+
+def _packed(program: Program) -> set[str]:
+    """Parameters whose first axis is taken apart, or is a batch: several weights in one."""
+    names = {s.ref: program.aliases.get(s.name, s.name) for s in program.sources
+             if s.kind == "parameter" and len(s.shape) > 1}
+    found: set[str] = set()
+    for op in program.ops:
+        least = _UNPACKED.get(op.family)
+        for ref in op.refs() if least is not None else ():
+            if ref in names and len(program.tensors[names[ref]][0]) >= (least or 0):
+                found.add(names[ref])
     return found
 
 

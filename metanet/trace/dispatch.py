@@ -74,10 +74,10 @@ class _Recorder(ProxyTorchDispatchMode):
         self.ops: list[Op] = []
         self.stack: list[tuple[str, str]] = []
         self.count = 0
-        self.state = module_state(module)
+        self.state: dict[str, Tensor] = module_state(module)
         buffers = {id(b): n for n, b in module.named_buffers(remove_duplicate=False)}
-        for name, tensor in module.named_parameters():
-            self._source("parameter", name, tensor, None)
+        for name, parameter in module.named_parameters():
+            self._source("parameter", name, parameter, None)
         self.named = {key: name for key, name in buffers.items() if key not in self.refs}
         self.buffers = {id(b): b for b in module.buffers()}
         for i, tensor in enumerate(t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)):

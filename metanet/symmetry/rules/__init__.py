@@ -15,6 +15,7 @@ from metanet.symmetry.rules import (  # noqa: F401
     pointwise,
     recurrent,
     reduce,
+    scatter,
     shape,
     source,
 )

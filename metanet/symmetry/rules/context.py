@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
+
+from torch import Tensor
 
 from metanet.symmetry.factor import Expr, Factor, all_fixed, atoms, length
 from metanet.symmetry.solve import Solver
@@ -21,13 +23,25 @@ class Value:
 
     ``uniform`` marks a constant (zeros, ones): each use sees fresh axes. ``origin`` is the
     parameter that this value is, with the parameter's axis for each axis here. ``depth`` counts
-    the weighted layers before it.
+    the weighted layers before it. ``valued`` marks integers that are indices into an axis: where
+    that axis moves, they move with it. ``through`` marks rows (axis 0) that were read by such
+    indices: (the axis, which indices); what depends on the axis may differ from row to row.
+    ``content`` has the entries of a small integer constant.
     """
 
     axes: tuple[Expr, ...]
     uniform: bool = False
     origin: tuple[str, tuple[int | None, ...]] | None = None
     depth: int = 0
+    valued: Expr | None = None
+    through: tuple[Expr, int] | None = None
+    content: Tensor | None = field(default=None, compare=False)
+
+    @property
+    def seen(self) -> tuple[Expr, ...]:
+        """All axes on which entries may depend, those that indices point into included."""
+        rows = () if self.through is None else (self.through[0],)
+        return (*self.axes, *rows, *(() if self.valued is None else (self.valued,)))
 
     @property
     def shape(self) -> Shape:
@@ -71,6 +85,7 @@ class Context:
         self.activations: list[tuple[Expr, str]] = []
         self.residuals: list[tuple[Expr, Expr]] = []
         self.used: frozenset[int] = frozenset()
+        self.tokens: dict[int, tuple[int, Value]] = {}  # the value is kept so that its id stays
 
     # ------------------------------------------------------------ for rules
 
@@ -115,6 +130,11 @@ class Context:
         """This axis cannot move; ``why`` is what ``explain`` prints."""
         self.solver.freeze(axis, f"{why} at {self.solver.via}")
 
+    def freeze_valued(self, value: Value) -> None:
+        """The numbers themselves count: what they are indices into cannot move."""
+        if value.valued is not None:
+            self.freeze(value.valued, "indices into it are used")
+
     def split(self, axis: Expr, *sizes: int) -> list[Expr]:
         """The digits of an axis, major to minor; refuses where they do not fit."""
         out: list[Expr] = []
@@ -143,6 +163,10 @@ class Context:
         """A new fixed axis, and the axis that is ``values[k]`` at its index k."""
         base = self.solver.cat([() for _ in values])
         return base, self.solver.cases(base, [() for _ in values], values)
+
+    def token(self, value: Value) -> int:
+        """A number for these indices: the same for the same tensor, however often it is used."""
+        return self.tokens.setdefault(id(value), (len(self.tokens), value))[0]
 
     def observe(self, axes: Axes) -> None:
         """A tensor with these axes takes part in the computation, though nobody names it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from metanet.symmetry.factor import Expr, length
 from metanet.symmetry.rules.context import Context, Value
+from metanet.symmetry.rules.indices import pieces
 from metanet.symmetry.rules.pointwise import broadcast
 from metanet.symmetry.rules.reduce import drop, freeze_along
 from metanet.symmetry.rules.registry import rule
@@ -33,26 +34,57 @@ def index_select(ctx: Context, x: Value, dim: Any, index: Any) -> list[Expr]:
 
 
 @rule("aten.index")
-def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> list[Expr]:
+def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     """Advanced indexing: indexed axes are frozen, index axes are broadcast into their place."""
     used = [i for i, value in enumerate(indices) if value is not None]
     picked = [value for value in indices if value is not None]
     if sum(max(1, v.rank) for v in picked) and len(ctx.shape) < x.rank - len(used):
         raise ctx.refuse("indices by mask")
-    for i in used:
+    only = picked[0] if len(picked) == 1 else None
+    if only is not None and only.content is not None and only.rank == 1:
+        part = pieces(ctx, x, used[0], only.content.tolist())
+        if part is not None:
+            return Value(tuple(part), depth=x.depth)
+    if only is not None and only.valued is not None and _readable(only, x.axes[used[0]]):
+        return _read_by(ctx, x, used[0], only)
+    for i, value in zip(used, picked, strict=True):
         ctx.freeze(x.axes[i], "read by index")
+        ctx.freeze_valued(value)
     middle = broadcast(ctx, picked)
     adjacent = used == list(range(used[0], used[-1] + 1))
     rest = [axis for i, axis in enumerate(x.axes) if i not in used]
     at = used[0] if adjacent else 0
-    return [*rest[:at], *middle, *rest[at:]]
+    ctx.mix(x, used)
+    return Value((*rest[:at], *middle, *rest[at:]), depth=x.depth, valued=x.valued)
+
+
+def _readable(index: Value, axis: Expr) -> bool:
+    return index.valued is not None and length(index.valued) == length(axis)
+
+
+def _read_by(ctx: Context, x: Value, at: int, index: Value) -> Value:
+    """Rows read by indices into their own axis, which may go on moving."""
+    if index.valued is None:
+        raise ctx.refuse("no indices into an axis")
+    ctx.tie(x.axes[at], index.valued)
+    axes = (*x.axes[:at], *index.axes, *x.axes[at + 1 :])
+    rows = at == 0 and index.rank == 1
+    mark = (index.valued, ctx.token(index)) if rows else None
+    if mark is None:
+        ctx.mix(x, (at,))
+    return Value(axes, depth=max(x.depth, index.depth), through=mark)
 
 
 @rule("aten.gather")
 def gather(ctx: Context, x: Value, dim: int, index: Value, **kwargs: Any) -> list[Expr]:
     """``dim`` is read by index, the other axes correspond."""
     at = dim % x.rank
-    ctx.freeze(x.axes[at], "read by index")
+    if index.valued is not None and _readable(index, x.axes[at]):
+        ctx.tie(x.axes[at], index.valued)
+    else:
+        ctx.freeze(x.axes[at], "read by index")
+        ctx.freeze_valued(index)
+    ctx.freeze_valued(x)
     for i in range(x.rank):
         if i != at and length(x.axes[i]) == length(index.axes[i]):
             ctx.tie(x.axes[i], index.axes[i])
@@ -72,12 +104,42 @@ def reorder(ctx: Context, x: Value, *args: Any) -> list[Expr]:
     return freeze_along(ctx, x, dims or range(x.rank), "order of the axis counts")
 
 
+@rule("aten.topk", "aten.sort", "aten.argsort", "aten.argmax", "aten.argmin")
+def chosen(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:
+    """Places by order of their entries: values in order, and indices that move with the axis."""
+    name = ctx.op.family.removeprefix("aten.") if ctx.op is not None else ""
+    given = args[1:] if name == "topk" else args
+    dim = kwargs.get("dim", next((a for a in given if type(a) is int), None))
+    if dim is None and name.startswith("arg") and name != "argsort":
+        for axis in x.axes:
+            ctx.freeze(axis, "indices into it are used")
+        return drop(x, set(range(x.rank)), False)
+    at = (-1 if dim is None else dim) % x.rank
+    ctx.mix(x, (at,))
+    axes = list(x.axes)
+    if len(ctx.shape) == x.rank:
+        axes[at] = ctx.fixed(ctx.shape[at], "in order of the entries")
+    else:
+        del axes[at]
+    numbers = Value(tuple(axes), depth=x.depth, valued=x.axes[at])
+    return (Value(tuple(axes), depth=x.depth), numbers) if len(ctx.shapes) > 1 else numbers
+
+
+@rule("aten.one_hot")
+def one_hot(ctx: Context, x: Value, classes: int = -1) -> list[Expr]:
+    """A new last axis, which is the axis that the indices point into."""
+    if x.valued is not None and length(x.valued) == ctx.shape[-1]:
+        return [*x.axes, x.valued]
+    ctx.freeze_valued(x)
+    return [*x.axes, ctx.fixed(ctx.shape[-1], "classes")]
+
+
 @rule("aten.cumsum", "aten.cumprod", "aten.logcumsumexp", "aten.cummax", "aten.cummin",
-      "aten.sort", "aten.argsort", "aten.topk", "aten.unfold", "aten.diff")
+      "aten.unfold", "aten.diff")
 def ordered(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:
     """The order of one axis counts, or indices into it are handed out."""
     name = ctx.op.family if ctx.op is not None else ""
-    if "topk" in name or "diff" in name:
+    if "diff" in name:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
     else:
         dim = kwargs.get("dim", next((a for a in args if type(a) is int), -1))
@@ -90,16 +152,7 @@ def ordered(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:
     return values if len(values) > 1 else values[0]
 
 
-@rule("aten.argmax", "aten.argmin")
-def argmax(ctx: Context, x: Value, dim: int | None = None, keepdim: bool = False) -> list[Expr]:
-    """Indices into an axis: it cannot move."""
-    dims = set(range(x.rank)) if dim is None else {dim % x.rank}
-    for d in dims:
-        ctx.freeze(x.axes[d], "indices into it are used")
-    return drop(x, dims, keepdim and dim is not None)
-
-
-@rule("aten.tril", "aten.triu", "aten.diagonal", "aten.diag_embed", "aten.one_hot")
+@rule("aten.tril", "aten.triu", "aten.diagonal", "aten.diag_embed")
 def positional(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> list[Expr]:
     """The last two axes are told apart by position."""
     name = ctx.op.family if ctx.op is not None else ""

@@ -24,7 +24,8 @@ _EXACT: tuple[tuple[str, int], ...] = (
     (r"\w*(intermediate|ffn|mlp_dim|d_ff|d_inner|inner_dim|feed_forward|n_inner)\w*", 48),
     (r"\w*(lora_rank|_rank)\w*", 12),
     (r"\w*(hidden_size|hidden_dim|d_model|n_embd|embed_dim|embedding_size|model_dim|"
-     r"projection_dim|embd_dim|hidden_width|proj_dim|out_hidden_size|d_embed|adim)|dim", 32),
+     r"projection_dim|embd_dim|hidden_width|proj_dim|out_hidden_size|d_embed|adim|condition_dim)"
+     r"|dim", 32),
     (r"\w*(num_experts|n_routed_experts|num_local_experts|moe_num_experts|n_experts)", 4),
     (r"n_shared_experts|num_shared_experts", 1),
     (r"\w*(num_experts_per_tok\w*|top_k_experts|moe_k|moe_topk|experts_top_k)", 2),
@@ -37,7 +38,7 @@ _EXACT: tuple[tuple[str, int], ...] = (
      64),
     (r"time_step_rank", 2),
     (r"num_mel_bins|n_mels", 16),
-    (r"codebook_size|num_codebook_vectors|num_embeddings", 24),
+    (r"codebook_size|num_codebook_vectors|num_embeddings", 32),
     (r"num_queries|num_query_tokens|num_latents", 7),
     (r"\w*image_size|img_size", 32),
     (r"\w*patch_size", 8),
@@ -51,17 +52,28 @@ _WIDTH = re.compile(
 _NOT_WIDTH = re.compile(
     r"\w*(patch|kernel|window|image|img|num_channels|in_channels|stride|batch|chunk|vocab|"
     r"input_size|head_dim|pool|group|act|dropout|type_vocab|context|block|conv_dim$|in_chans)\w*")
+_KEPT = re.compile(r"num_feat_extract_layers|num_hidden_layers_per\w*")
+_NESTED = {"attention_types": [[["global", "local"], 1]], "prediction_length": 4}
+"""Fields whose form, or whose lack of a default, names do not tell."""
 _TOKEN = re.compile(r"\w*(token_id|token_index|token_idx|_id)$")
-_COUNTS = re.compile(r"depths?|\w*layers|num_blocks\w*|\w*_depths?|layer_depths|repeats|num_conv\w*")
+_COUNTS = re.compile(
+    r"depths?|\w*layers|num_blocks\w*|\w*_depths?|layer_depths|repeats|num_conv\w*")
 
 
 def shrunk(config: Any, level: str) -> dict[str, Any]:
     """Constructor arguments that make ``type(config)`` small; parts with configs included."""
     change = {"tiny": _tiny, "scaled": _scaled, "shallow": _shallow}[level]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {k: v for k, v in _NESTED.items() if k in vars(config)}
+    layers = getattr(config, "num_hidden_layers", getattr(config, "num_layers", None))
     tokens = iter(range(_VOCAB - 1, 40, -1))
     for name, value in vars(config).items():
-        if name.startswith("_") or name in ("model_type", "transformers_version"):
+        if name.startswith("_") or name in ("model_type", "transformers_version", *_NESTED):
+            continue
+        if isinstance(value, list) and len(value) == layers and layers > 2:
+            found[name] = [_one(change, name, v) for v in value[:2]]
+            continue
+        if isinstance(value, dict) and "mrope_section" in value and level == "tiny":
+            found[name] = {**value, "mrope_section": [2, 1, 1]}
             continue
         if hasattr(value, "model_type"):
             inner = shrunk(value, level)
@@ -71,6 +83,11 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
         if new is not None and new != value:
             found[name] = new
     return _agree(config, found)
+
+
+def _one(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
+    new = change(name, value) if _integer(value) else None
+    return value if new is None else new
 
 
 def _agree(config: Any, found: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +154,7 @@ def _shallow(name: str, value: Any) -> Any:
 
 
 def _layers(name: str, value: int) -> Any:
-    if _LAYERS.fullmatch(name) and "type" not in name and "index" not in name:
+    if _LAYERS.fullmatch(name) and not _KEPT.fullmatch(name) and "type" not in name and "index" not in name:
         return min(value, 2)
     return None
 
@@ -148,6 +165,9 @@ def _listed(name: str, value: Any) -> Any:
         return None
     if _COUNTS.fullmatch(name):
         return [min(v, 1) for v in value]
+    if re.fullmatch(r"\w*num\w*_heads|num_heads", name):
+        same = len(set(value)) == 1
+        return [4] * len(value) if same else [2 << i for i in range(len(value))]
     wide = _WIDTH.fullmatch(name) and not _NOT_WIDTH.fullmatch(name)
     if wide and all(v % 4 == 0 and v >= 32 for v in value):
         return [v // 4 for v in value]

@@ -1,0 +1,101 @@
+"""Integers that are indices into an axis: what makes them, what passes them on, what reads by them.
+
+``topk`` over an axis of experts gives numbers of experts. Permute the experts and the numbers are
+renamed accordingly, so the axis stays free as long as the numbers are only used to read from axes
+that move with it. Anything else that looks at them (arithmetic, comparison with a constant) freezes
+the axis: only operations listed here are trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from metanet.symmetry.factor import Expr, length
+from metanet.symmetry.rules.context import Context, Value
+from metanet.trace.program import Op
+
+_MOVED = frozenset(f"aten.{name}" for name in (
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t",
+    "unsqueeze", "squeeze", "expand", "contiguous", "clone", "to", "detach", "alias", "slice",
+    "select", "movedim", "view_as", "reshape_as", "expand_as",
+))
+"""Operations whose output has the very same numbers, at other places."""
+
+INDEX_SAFE = _MOVED | frozenset(f"aten.{name}" for name in (
+    "index", "gather", "scatter", "scatter_add", "one_hot",
+))
+"""Operations that treat indices into an axis as such."""
+
+_ROWWISE = frozenset(f"aten.{name}" for name in (
+    "mul", "add", "sub", "div", "relu", "silu", "gelu", "sigmoid", "tanh", "to", "contiguous",
+    "clone", "bmm", "matmul", "baddbmm", "square", "pow", "clamp", "dropout", "neg", "exp",
+))
+"""Operations that leave each row (axis 0) to itself."""
+
+
+def carried(op: Op, out: Any, inputs: Sequence[Value]) -> Any:
+    """The output of an operation with the marks that its inputs pass on."""
+    if not inputs:
+        return out
+    if isinstance(out, tuple):
+        parts = tuple(carried(op, part, inputs) for part in out)
+        return parts if op.family in ("aten.chunk", "aten.split") else out
+    if not isinstance(out, Value):
+        return out
+    if op.family in _MOVED and inputs[0].valued is not None:
+        out = replace(out, valued=inputs[0].valued)
+    through = _through(op, out, inputs)
+    return out if through is None else replace(out, through=through)
+
+
+def _through(op: Op, out: Value, inputs: Sequence[Value]) -> tuple[Expr, int] | None:
+    """Rows stay rows read by the same indices, if all marked inputs agree on them."""
+    if out.through is not None:
+        return out.through
+    marks = {v.through[1]: v.through for v in inputs if v.through is not None}
+    if len(marks) != 1:
+        return None
+    marked = [v for v in inputs if v.through is not None]
+    if not out.rank or any(length(out.axes[0]) != length(v.axes[0]) for v in marked):
+        return None
+    dims = [arg for arg in op.args[1:] if isinstance(arg, int)]
+    family = op.family.removeprefix("aten.")
+    if op.family in _ROWWISE:
+        kept = all(v.rank == out.rank for v in marked) and all(v.rank <= out.rank for v in inputs)
+    elif family in ("unsqueeze", "squeeze", "transpose"):
+        kept = bool(dims) and all(d % max(out.rank, marked[0].rank) != 0 for d in dims)
+    elif family in ("view", "reshape", "_unsafe_view"):
+        kept = True  # the first axis has kept its size
+    elif family in ("slice", "chunk", "split"):
+        place = 1 if family == "slice" else 2
+        at = op.args[place] if len(op.args) > place else op.kwargs.get("dim", 0)
+        kept = isinstance(at, int) and at % out.rank != 0
+    elif family == "linear":
+        kept = marked == list(inputs[:1])
+    else:
+        kept = False
+    return marks.popitem()[1] if kept else None
+
+
+def pieces(ctx: Context, x: Value, at: int, content: Sequence[int]) -> list[Expr] | None:
+    """Axis ``at`` read at constant indices, as few ranges put behind each other; else None."""
+    size = length(x.axes[at])
+    numbers = [n % size for n in content]
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([n, n + 1])
+    if not runs or len(runs) > 2 or len(set(numbers)) < len(numbers):
+        return None
+    cuts = [ctx.cut(x.axes, at, lo, hi) for lo, hi in runs]
+    out = list(cuts[0])
+    if len(cuts) > 1:
+        for i in range(x.rank):
+            if i != at:
+                ctx.tie_all([cut[i] for cut in cuts])
+        out[at] = ctx.cat([cut[at] for cut in cuts])
+    return out
