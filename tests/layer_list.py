@@ -10,6 +10,7 @@ from torch import nn
 from metanet.nn import (
     BlockNorm,
     ChannelLinear,
+    DWSLinear,
     Embed,
     Encoding,
     GMNLayer,
@@ -26,9 +27,12 @@ from metanet.symmetry import WeightSpace
 LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "unf": lambda s: UNFLinear(s, 2, 3),
     "unf_latent": lambda s: UNFLinear(latent(s), 2, 3, frozen="batch"),
+    "dws": lambda s: DWSLinear(s, 2, 3),
+    "dws_max": lambda s: DWSLinear(s, 2, 2, reduce="max"),
     "gmn": lambda s: GMNLayer(s, 3),
     "gmn_hidden": lambda s: GMNLayer(s, 2, hidden=5, frozen="batch"),
     "gmn_relu": lambda s: GMNLayer(s, 3, activation="relu"),
+    "gmn_once": lambda s: GMNLayer(latent(s), 3, frozen="batch", messages=1),
     "gmn_latent": lambda s: GMNLayer(latent(s), 4, frozen="batch"),
     "embed": lambda s: Embed(s, 2, 3),
     "unembed": lambda s: Unembed(s, 3, 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from metanet.nn.basis import Basis, basis
 from metanet.nn.checks import assert_equivariant
+from metanet.nn.dws import DWSLinear
 from metanet.nn.encoding import Encoding
 from metanet.nn.gmn import GMNLayer
 from metanet.nn.latent import Embed, Unembed, latent
@@ -15,6 +16,7 @@ __all__ = [
     "Basis",
     "BlockNorm",
     "ChannelLinear",
+    "DWSLinear",
     "Embed",
     "Encoding",
     "GMNLayer",

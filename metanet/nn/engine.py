@@ -131,7 +131,10 @@ def _accumulate(small: Sequence[Tensor], products: Sequence[tuple[Tensor, Tensor
     else:
         total = _broadcast_sum(small, shape)
     for value, weight in products:
-        total.view(-1, shape[-1]).addmm_(_flat(value), weight)
+        if torch.is_grad_enabled():
+            total = torch.addmm(total.view(-1, shape[-1]), _flat(value), weight).view(shape)
+        else:
+            total.view(-1, shape[-1]).addmm_(_flat(value), weight)
     return total
 
 
@@ -188,7 +191,7 @@ def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Tensor, target: 
 
 
 def forward(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor],
-            bias: Tensor | None, extras: Sequence[Tensor]
+            bias: Tensor | None, extras: Sequence[Tensor], reduce: str = "mean"
             ) -> tuple[list[Tensor], list[Tensor | None]]:
     """Folded blocks ``[N, *slots, wc_in]`` → ``[N, *slots, wc_out]``, and the stacked features.
 
@@ -197,7 +200,7 @@ def forward(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor],
         bias: for the first stage, which has the empty signature.
         extras: one ``[n, wc_out]`` per private slot, added along it.
     """
-    reduced = {n: Reductions(v) for n, v in zip(found.names, values, strict=True)}
+    reduced = {n: Reductions(v, reduce) for n, v in zip(found.names, values, strict=True)}
     target = _Target(found, found.widths_out)
     stacks = [_feed(stage, reduced, weight, target, False, None if i else bias)
               for i, (stage, weight) in enumerate(zip(found.stages, weights, strict=True))]
@@ -229,7 +232,7 @@ class Mix(torch.autograd.Function):
         saved = ctx.saved_tensors
         weights, values, stacks = saved[:k], saved[k:k + m], saved[k + m:]
         grads = [g.contiguous() for g in gradients]
-        reduced = {n: Reductions(g, mean=False)
+        reduced = {n: Reductions(g, "sum")
                    for n, g in zip(found.names, grads, strict=True)}
         wanted = any(ctx.needs_input_grad[-m:])
         target = _Target(found, found.widths_in)
@@ -289,7 +292,7 @@ def _sort(found: Plan, n_extras: int, tensors: Sequence[Tensor | None]) -> Any:
 
 
 def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None,
-        extras: Sequence[Tensor]) -> Sequence[Tensor]:
+        extras: Sequence[Tensor], reduce: str = "mean") -> Sequence[Tensor]:
     """The step, differentiable; under ``torch.compile`` the compiler fuses it and its gradient."""
     device = values[0].device.type
     if torch.is_autocast_enabled(device):
@@ -298,9 +301,9 @@ def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor], bias: 
                                    for group in (values, weights, extras))
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):
-            return mix(found, values, weights, bias, extras)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return forward(found, values, weights, bias, extras)[0]
+            return mix(found, values, weights, bias, extras, reduce)
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or reduce == "max":
+        return forward(found, values, weights, bias, extras, reduce)[0]
     return Mix.apply(found, len(extras), bias, *extras, *weights, *values)  # type: ignore
 
 
@@ -324,7 +327,7 @@ class Join(torch.autograd.Function):
         gradient = gradient.contiguous()
         flat = _flat(gradient)
         d_value = (flat @ weight.T).view(value.shape) if ctx.needs_input_grad[2] else None
-        sums = Reductions(gradient, mean=False)
+        sums = Reductions(gradient, "sum")
         pattern = _plain(gradient.ndim - 2)
         parts = [sums.get(pattern, kept) for kept in ctx.kept]
         parts = [part.sum(0, keepdim=True) if lead == 1 else part

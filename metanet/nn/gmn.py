@@ -52,7 +52,7 @@ class NodeSet(nn.Module):
 
     def __init__(self, incoming: tuple[Piece, ...], outgoing: tuple[Piece, ...],
                  state: Piece | None, c: int, hidden: int,
-                 act: Callable[[Tensor], Tensor]) -> None:
+                 act: Callable[[Tensor], Tensor], messages: int) -> None:
         super().__init__()
         self.act = act
         self.incoming, self.outgoing, self.state = incoming, outgoing, state
@@ -64,7 +64,7 @@ class NodeSet(nn.Module):
         self.context = matrix(c, hidden)
         self.update = matrix(hidden, c, zero=held)
         self.before = matrix(c, len(outgoing) * hidden) if held else None
-        self.after = matrix(c, len(outgoing) * hidden)
+        self.after = matrix(c, len(outgoing) * hidden) if messages > 1 else None
 
     def read(self, batch: WeightBatch) -> Tensor | None:
         """The states ``[N, *nodes in canonical order, c]`` that a batch holds."""
@@ -111,26 +111,31 @@ class GMNLayer(nn.Module):
         c: channels in and out.
         hidden: width of the messages; by default ``c``.
         frozen: see ``metanet.nn.grid``.
+        messages: 2: the edges are updated by second messages, which hold the new states; 1: by
+            the messages that the nodes get, which takes two thirds of the time and needs a latent
+            space (the next layer's messages then bring the states to the edges).
         activation: of messages and states: ``gelu``, ``relu`` or ``silu``; relu is the fastest.
 
     At initialisation the layer is the identity (zero-init residual).
 
     Raises:
-        SymmetryError: if the space has no tensor besides states, or for an unknown activation.
+        SymmetryError: if the space has no tensor besides states, for an unknown
+            activation, or if ``messages=1`` on a space without states.
     """
 
     coupled = True
 
     def __init__(self, space: WeightSpace, c: int, hidden: int | None = None,
-                 frozen: str = "auto", activation: str = "gelu") -> None:
+                 frozen: str = "auto", activation: str = "gelu", messages: int = 2) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise SymmetryError(f"activation={activation!r} is not known; known are "
                                 f"{', '.join(ACTIVATIONS)}")
         self.act = ACTIVATIONS[activation]
         self.space, self.c_in, self.c_out, self.hidden = space, c, c, hidden or c
-        self.basis = node_basis(space, frozen)
+        self.basis, self.messages = node_basis(space, frozen), messages
         states = _states(space, self.basis)
+        _check_messages(space, states, messages)
         self.edges = tuple(name for name in self.basis.grids if name not in states.values())
         if not self.edges:
             raise SymmetryError("the space holds nothing but states, so there is no message")
@@ -154,7 +159,8 @@ class GMNLayer(nn.Module):
         state = next((p for p in bucket.terms if p.block == held and p.pattern.discrete), None)
         incoming = tuple(p for p in bucket.features if p.block in self.edges)
         outgoing = tuple(p for p in bucket.terms if p.block in self.edges)
-        return NodeSet(incoming, outgoing, state, self.c_in, self.hidden, self.act)
+        return NodeSet(incoming, outgoing, state, self.c_in, self.hidden, self.act,
+                       self.messages)
 
     def forward(self, batch: WeightBatch) -> WeightBatch:
         """``[N, *factors, c]`` → ``[N, *factors, c]``."""
@@ -169,7 +175,9 @@ class GMNLayer(nn.Module):
         messages = {name: Reductions(value) for name, value in mixed.items()}
         new = [nodes.step(messages, state, context)
                for nodes, state in zip(sets, states, strict=True)]
-        mixed = self._messages(values, [(s, x, s.after) for s, x in zip(sets, new, strict=True)])
+        if self.messages > 1:
+            mixed = self._messages(values, [(s, x, s.after)
+                                            for s, x in zip(sets, new, strict=True)])
         blocks = dict(batch.blocks)
         for name, weight in zip(self.edges, self.edge_out, strict=True):
             # glu wants the values first and the gates behind them.
@@ -204,6 +212,15 @@ class GMNLayer(nn.Module):
     def __repr__(self) -> str:
         return (f"GMNLayer({short(self.space)} -> {short(self.space)}, {self.c_in} -> "
                 f"{self.c_out}, hidden {self.hidden}, {len(self.nodes)} node sets)")
+
+
+def _check_messages(space: WeightSpace, states: dict[str, str], messages: int) -> None:
+    if messages not in (1, 2):
+        raise SymmetryError(f"messages={messages!r} is not known; known are 1 and 2")
+    bare = [group.label for group in space.normal_groups if group.label not in states]
+    if messages == 1 and bare:
+        raise SymmetryError(f"messages=1, but the space holds no states of group {bare[0]!r}; "
+                            f"work on nn.latent(space), or take messages=2")
 
 
 def _states(space: WeightSpace, seen: Basis) -> dict[str, str]:

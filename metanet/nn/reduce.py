@@ -13,6 +13,8 @@ from torch import Tensor
 
 from metanet.nn.basis import Pattern
 
+_EPS = 1e-12  # keeps the gradient of a root finite
+
 
 def diagonal(value: Tensor, pattern: Pattern) -> Tensor:
     """View ``[N, *classes, c]`` of ``value [N, *slots, c]`` where the slots of a class agree."""
@@ -27,14 +29,19 @@ def diagonal(value: Tensor, pattern: Pattern) -> Tensor:
 
 
 class Reductions:
-    """All reductions of one block, memoised: means, or (``mean=False``) sums."""
+    """All reductions of one block, memoised.
 
-    def __init__(self, value: Tensor, mean: bool = True) -> None:
-        self.value, self.mean = value, mean
+    Args:
+        value: ``[N, *slots, c]``.
+        how: ``mean``, ``sum``, ``max``, or ``rms`` (root of the mean square).
+    """
+
+    def __init__(self, value: Tensor, how: str = "mean") -> None:
+        self.value, self.how = value, how
         self._done: dict[tuple[Pattern, frozenset[int]], Tensor] = {}
 
     def get(self, pattern: Pattern, kept: frozenset[int]) -> Tensor:
-        """Means (or sums) over the classes not ``kept``: ``[N, *kept classes in order, c]``."""
+        """Reductions over the classes not ``kept``: ``[N, *kept classes in order, c]``."""
         key = (pattern, kept)
         if key not in self._done:
             self._done[key] = self._compute(pattern, kept)
@@ -55,7 +62,11 @@ class Reductions:
         extra = (known or ready)[-1]
         parent = self.get(pattern, kept | {extra})
         place = 1 + sorted(kept | {extra}).index(extra)
-        return parent.mean(place) if self.mean else parent.sum(place)
+        if self.how == "rms":
+            return (parent.square().mean(place) + _EPS).sqrt()
+        if self.how == "max":
+            return parent.amax(place)
+        return parent.mean(place) if self.how == "mean" else parent.sum(place)
 
 
 def from_sorted(value: Tensor, order: Sequence[int]) -> Tensor:

@@ -18,6 +18,7 @@ from metanet.nn.grid import is_complete, positions
 from metanet.symmetry import WeightSpace
 
 MIXING = ("exact",)
+REDUCTIONS = ("mean", "max")
 _PE = 8
 
 
@@ -46,6 +47,8 @@ class UNFLinear(nn.Module):
             indices.
         frozen: see ``metanet.nn.grid``.
         bias: one vector per output pattern, and a positional bias along large fixed axes.
+        reduce: ``mean``, or ``max`` over the classes that a term drops; the layer is then no
+            longer linear.
 
     Attributes:
         complete: whether the terms span all linear maps that commute with the space's
@@ -59,11 +62,14 @@ class UNFLinear(nn.Module):
     coupled = True
 
     def __init__(self, space: WeightSpace, c_in: int, c_out: int, mixing: str = "exact",
-                 frozen: str = "auto", bias: bool = True) -> None:
+                 frozen: str = "auto", bias: bool = True, reduce: str = "mean") -> None:
         super().__init__()
+        if reduce not in REDUCTIONS:
+            raise SymmetryError(f"reduce={reduce!r} is not known; known are "
+                                f"{', '.join(REDUCTIONS)}")
         if mixing not in MIXING:
             raise SymmetryError(f"mixing={mixing!r} is not known; known are {', '.join(MIXING)}")
-        self.space, self.c_in, self.c_out = space, c_in, c_out
+        self.space, self.c_in, self.c_out, self.reduce = space, c_in, c_out, reduce
         self.basis: Basis = basis(space, frozen)
         self.complete = is_complete(space, frozen)
         self.n_terms = self.basis.n_terms
@@ -113,7 +119,8 @@ class UNFLinear(nn.Module):
         check_input(self.space, self.c_in, batch)
         grids = self.basis.grids
         values = [grid.fold(batch.blocks[name]) for name, grid in grids.items()]
-        found = mix(self.plan, values, list(self.weights), self.bias, self._positions())
+        found = mix(self.plan, values, list(self.weights), self.bias, self._positions(),
+                    self.reduce)
         return batch.with_blocks({name: grid.unfold(value) for (name, grid), value in zip(
             grids.items(), found, strict=True)})
 
