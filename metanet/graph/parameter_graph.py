@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metanet.graph.batch import Source
 from metanet.graph.pack import join, split
-from metanet.symmetry import Block, WeightSpace
+from metanet.symmetry import Block, Digit, WeightSpace
 from metanet.symmetry.action import check, passed_through
 
 if TYPE_CHECKING:
@@ -162,20 +162,27 @@ def _ends(space: WeightSpace, block: Block, nodes: dict[str, NodeSet]
             continue
         alone = sum(other.axis == digit.axis for other in block.digits) == 1
         if alone and digit.axis in (*meta.out_axes, *meta.in_axes):
-            name = _fixed_nodes(block, digit.size, out, nodes)
+            name = _fixed_nodes(space, block, digit, out, nodes)
             ends.append(End(name, (i,), out))
         else:
             features.append(i)
     return tuple(ends), tuple(features)
 
 
-def _fixed_nodes(block: Block, size: int, out: bool, nodes: dict[str, NodeSet]) -> str:
-    """Node set of a fixed axis; a layer's weight and bias share that of its outputs."""
+def _fixed_nodes(space: WeightSpace, block: Block, digit: Digit, out: bool,
+                 nodes: dict[str, NodeSet]) -> str:
+    """Node set of a fixed axis; blocks of one tensor, and a weight and its bias, share it."""
     stem = block.tensor.rpartition(".")[0] or block.tensor
     name = f"{stem}:{'out' if out else 'in'}"
-    _, several, which = block.name[len(block.tensor):].partition("#")
-    name = f"{name}#{which}" if several else name
-    while name in nodes and nodes[name] != NodeSet(name, "fixed", (size,)):
-        name += f":{size}"
-    nodes[name] = NodeSet(name, "fixed", (size,))
+    if len({_summand(other, digit.axis) for other in space.blocks(block.tensor)}) > 1:
+        name = f"{name}#{_summand(block, digit.axis)}"
+    while name in nodes and nodes[name] != NodeSet(name, "fixed", (digit.size,)):
+        name += f":{digit.size}"
+    nodes[name] = NodeSet(name, "fixed", (digit.size,))
     return name
+
+
+def _summand(block: Block, axis: int) -> str:
+    """Number of the summand of an axis that a block lies in."""
+    _, several, which = block.name[len(block.tensor):].partition("#")
+    return which.split(".")[axis] if several else ""
