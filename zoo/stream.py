@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from metanet.errors import ZooError
 
 if TYPE_CHECKING:
+    from metanet.zoo.layout import Layout
     from metanet.zoo.store import Zoo
+
+    from metanet.symmetry import WeightSpace
 
 Places = Int64[np.ndarray, " k"]
 _STATE = 1  # version of the cursor
@@ -64,16 +68,17 @@ class ZooStream(IterableDataset[ZooBatch]):
         self.zoo, self.size, self.columns = zoo, size, tuple(columns)
         self.seed, self.pool = seed, pool
         self._found = found
-        self._layout_of = {int(str(s)): str(k) for s, k in
-                           zoo.index.rows("SELECT shard, layout FROM shards")}
-        self._sizes = zoo._sizes()
+        used = set(np.unique(shards.numbers(found.places)).tolist())
+        rows = zoo.index.rows("SELECT shard, layout, members FROM shards ORDER BY shard")
+        self._layout_of = {int(str(s)): str(key) for s, key, _ in rows if s in used}
+        self._sizes = {int(str(s)): int(str(n)) for s, _, n in rows if s in used}
         self.fingerprint = self._fingerprint()
         self.epoch, self.position = 0, 0
         self._planned: tuple[int, list[list[Places]]] | None = None
 
     def _fingerprint(self) -> str:
         """Of everything that the order of the batches hangs on."""
-        told = (self.size, self.pool, self.seed, self.world, sorted(self._layout_of.items()))
+        told = (self.size, self.pool, self.seed, self.world, list(self._layout_of.items()))
         digest = hashlib.sha256(repr(told).encode())
         digest.update(np.ascontiguousarray(self._found.places).data)
         return digest.hexdigest()[:16]
@@ -167,12 +172,20 @@ class ZooStream(IterableDataset[ZooBatch]):
         if position == total:
             self.epoch, self.position = self.epoch + 1, 0
 
+    @cached_property
+    def _layouts(self) -> dict[str, Layout]:
+        return self.zoo.layouts
+
+    @cached_property
+    def _spaces(self) -> dict[str, WeightSpace]:
+        return self.zoo.spaces
+
     def _batch(self, places: Places) -> ZooBatch:
-        layout = self.zoo.layouts[self._layout_of[int(shards.numbers(places[:1])[0])]]
+        layout = self._layouts[self._layout_of[int(shards.numbers(places[:1])[0])]]
         chosen = Selection(self.zoo, places, self._found.where)
         columns = chosen.arrays(self.columns) if self.columns else {}
         return ZooBatch(read_places(self.zoo.path, layout, self._sizes, places), chosen, layout,
-                        self.zoo.spaces.get(layout.space or ""), columns)
+                        self._spaces.get(layout.space or ""), columns)
 
     # ------------------------------------------------------------ the cursor
 
