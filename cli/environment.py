@@ -31,7 +31,8 @@ def environment() -> list[Check]:
 
 def _python() -> Check:
     version = platform.python_version()
-    return Check("python", sys.version_info >= (3, 10), version, "install Python 3.10 or newer")
+    ok = sys.version_info >= (3, 10)
+    return Check("python", ok, version, "" if ok else "install Python 3.10 or newer")
 
 
 def _dependencies() -> list[Check]:
