@@ -86,7 +86,7 @@ def test_pyg_is_lazy(root: Path) -> None:
 def test_tests_need_only_dev(root: Path) -> None:
     known = declared("dev") | {p.stem for p in (root / "tests").rglob("*.py")}
     known |= {p.name for p in (root / "tests").iterdir()}
-    known |= {"tests", "timm", "torchvision", "ray"}  # the last three: markers timm and slow
+    known |= {"tests", "timm", "torchvision"}  # the last two: marker timm
     bad = [(path, line, name) for path in python_files("tests")
            for line, name in imports(root, path) if undeclared(name.split(".")[0], known)]
     assert not bad

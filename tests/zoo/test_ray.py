@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 
@@ -13,17 +12,15 @@ from metanet.zoo.build import build
 from metanet.zoo.engine import engine
 from metanet.zoo.recipe import parse
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.filterwarnings("default")
 RECIPE = parse("about: x\nfactory: inr\nn: 12\ndata: {name: digits}\nchunk: 4\ncommit: 8\n"
                "model: {sizes: [2, 5, 5, 1]}\nfit: {steps: 4}\n", "tiny")
 
 
 @pytest.fixture(scope="module")
 def cluster():  # type: ignore[no-untyped-def]
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError:
-        pytest.skip("Ray absent")
+    import ray
+
     here = Path(__file__).resolve().parent.parent
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
              runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(
