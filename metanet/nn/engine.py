@@ -21,6 +21,9 @@ from metanet.nn.reduce import Reductions, combine, diagonal, from_sorted, to_sor
 
 _PAIRS = 4  # of whole blocks that are worth one product each, without stacking
 
+Weight: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""The matrix of a stage, or two factors of it."""
+
 Parts: TypeAlias = dict[Pattern, list[tuple[frozenset[int], Tensor]]]
 
 
@@ -173,16 +176,16 @@ def _turned(value: Tensor, source: Piece, goal: Piece) -> Tensor:
     return to_sorted(from_sorted(value, source.order), goal.order)
 
 
-def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Tensor, target: _Target,
+def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Weight, target: _Target,
           adjoint: bool, bias: Tensor | None = None) -> Tensor | None:
     """One signature from reductions to the target; gives the stacked reductions, if stacked."""
     source, goal = (stage.columns, stage.rows) if adjoint else (stage.rows, stage.columns)
-    if stage.whole and bias is None:
+    if stage.whole and bias is None and isinstance(weight, Tensor):
         for p, q, part in _slices(source, goal, weight):
             target.products[q.block].append((_turned(reduced[p.block].value, p, q), part))
         return None
     stacked = _stack(source, reduced)
-    mixed = stacked @ weight
+    mixed = stacked @ weight if isinstance(weight, Tensor) else stacked @ weight[0] @ weight[1]
     if bias is not None:
         mixed = mixed + bias
     for piece, (start, width) in zip(goal.pieces, goal.spans, strict=True):
@@ -190,7 +193,7 @@ def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Tensor, target: 
     return stacked
 
 
-def forward(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor],
+def forward(found: Plan, values: Sequence[Tensor], weights: Sequence[Weight],
             bias: Tensor | None, extras: Sequence[Tensor], reduce: str = "mean"
             ) -> tuple[list[Tensor], list[Tensor | None]]:
     """Folded blocks ``[N, *slots, wc_in]`` → ``[N, *slots, wc_out]``, and the stacked features.
@@ -291,18 +294,20 @@ def _sort(found: Plan, n_extras: int, tensors: Sequence[Tensor | None]) -> Any:
             tensors[k + len(found.stages):])
 
 
-def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None,
+def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Weight], bias: Tensor | None,
         extras: Sequence[Tensor], reduce: str = "mean") -> Sequence[Tensor]:
     """The step, differentiable; under ``torch.compile`` the compiler fuses it and its gradient."""
     device = values[0].device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        values, weights, extras = ([t.to(dtype) for t in group]
-                                   for group in (values, weights, extras))
+        values, extras = [v.to(dtype) for v in values], [e.to(dtype) for e in extras]
+        weights = [w.to(dtype) if isinstance(w, Tensor) else (w[0].to(dtype), w[1].to(dtype))
+                   for w in weights]
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):
             return mix(found, values, weights, bias, extras, reduce)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or reduce == "max":
+    fused = reduce == "mean" and all(isinstance(weight, Tensor) for weight in weights)
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not fused:
         return forward(found, values, weights, bias, extras, reduce)[0]
     return Mix.apply(found, len(extras), bias, *extras, *weights, *values)  # type: ignore
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.graph import WeightBatch
 from metanet.nn.basis import Basis, Bucket, Pattern, Piece, basis
-from metanet.nn.engine import mix, plan
+from metanet.nn.engine import Stage, Weight, mix, plan
 from metanet.nn.grid import is_complete, positions
 from metanet.symmetry import WeightSpace
 
-MIXING = ("exact",)
+MIXING = ("exact", "lowrank")
 REDUCTIONS = ("mean", "max")
 _PE = 8
 
@@ -44,7 +44,10 @@ class UNFLinear(nn.Module):
         c_in: channels in.
         c_out: channels out.
         mixing: ``exact``: one weight per basis term, pair of channels and pair of folded fixed
-            indices.
+            indices. ``lowrank``: where blocks are reduced before they are mixed, the matrix of
+            their signature is a product of two of rank ``rank``, so that its size is linear and
+            not quadratic in the number of blocks: for deep nets.
+        rank: of ``lowrank``; by default ``2·c_out``. Matrices that this would not shrink stay.
         frozen: see ``metanet.nn.grid``.
         bias: one vector per output pattern, and a positional bias along large fixed axes.
         reduce: ``mean``, or ``max`` over the classes that a term drops; the layer is then no
@@ -62,7 +65,8 @@ class UNFLinear(nn.Module):
     coupled = True
 
     def __init__(self, space: WeightSpace, c_in: int, c_out: int, mixing: str = "exact",
-                 frozen: str = "auto", bias: bool = True, reduce: str = "mean") -> None:
+                 frozen: str = "auto", bias: bool = True, reduce: str = "mean",
+                 rank: int | None = None) -> None:
         super().__init__()
         if reduce not in REDUCTIONS:
             raise SymmetryError(f"reduce={reduce!r} is not known; known are "
@@ -74,20 +78,32 @@ class UNFLinear(nn.Module):
         self.complete = is_complete(space, frozen)
         self.n_terms = self.basis.n_terms
         self.plan = plan(self.basis, c_in, c_out)
-        self.weights = nn.ParameterList(
-            torch.empty(self._width(b.features, c_in), self._width(b.terms, c_out))
-            for b in self.basis.buckets)
+        self.mixing, self.rank = mixing, rank or 2 * c_out
+        # Of a factored matrix, ``weights`` holds the second factor and ``first`` the other one.
+        self.weights, self.first = nn.ParameterList(), nn.ParameterDict()
+        for number, stage in enumerate(self.plan.stages):
+            rows, columns = stage.rows.width, stage.columns.width
+            if self._factored(stage):
+                self.first[str(number)] = nn.Parameter(torch.empty(rows, self.rank))
+                rows = self.rank
+            self.weights.append(nn.Parameter(torch.empty(rows, columns)))
         # The terms without survivors come first: one constant per output block and pattern.
-        shape = self.weights[0].shape[1]
-        self.bias = nn.Parameter(torch.empty(shape)) if bias else None
+        self.bias = nn.Parameter(torch.empty(self.plan.stages[0].columns.width)) if bias else None
         self.positional = nn.ParameterDict()
         for key, (block, _, _) in enumerate(self.plan.places if bias else ()):
             width = self.plan.widths_out[block]
             self.positional[str(key)] = nn.Parameter(torch.empty(_PE, width))
         self.reset_parameters()
 
-    def _width(self, pieces: tuple[Piece, ...], channels: int) -> int:
-        return sum(self.basis.grids[piece.block].width for piece in pieces) * channels
+    def _factored(self, stage: Stage) -> bool:
+        rows, columns = stage.rows.width, stage.columns.width
+        return (self.mixing == "lowrank" and not stage.whole
+                and self.rank * (rows + columns) < rows * columns)
+
+    def _matrices(self) -> list[Weight]:
+        """The matrix of every stage, or its factors."""
+        return [(self.first[str(i)], weight) if str(i) in self.first else weight
+                for i, weight in enumerate(self.weights)]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -103,6 +119,8 @@ class UNFLinear(nn.Module):
             for piece, (start, width) in self._columns(bucket):
                 scale = 1 / sqrt(shares[piece.block] * weight.shape[0])
                 weight[:, start:start + width].normal_(0, scale)
+        for first in self.first.values():
+            first.normal_(0, 1 / sqrt(len(first)))
         for extra in (self.bias, *self.positional.values()):
             if extra is not None:
                 extra.zero_()
@@ -119,7 +137,7 @@ class UNFLinear(nn.Module):
         check_input(self.space, self.c_in, batch)
         grids = self.basis.grids
         values = [grid.fold(batch.blocks[name]) for name, grid in grids.items()]
-        found = mix(self.plan, values, list(self.weights), self.bias, self._positions(),
+        found = mix(self.plan, values, self._matrices(), self.bias, self._positions(),
                     self.reduce)
         return batch.with_blocks({name: grid.unfold(value) for (name, grid), value in zip(
             grids.items(), found, strict=True)})
@@ -132,7 +150,8 @@ class UNFLinear(nn.Module):
 
     def terms(self) -> Iterator[Term]:
         """Every basis term with its weight (a view): the slow, obvious meaning of this layer."""
-        for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
+        for bucket, matrix in zip(self.basis.buckets, self._matrices(), strict=True):
+            weight = matrix if isinstance(matrix, Tensor) else matrix[0] @ matrix[1]
             row = 0
             for feature in bucket.features:
                 height = self.basis.grids[feature.block].width * self.c_in

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.graph import WeightBatch
-from metanet.nn import UNFLinear, assert_equivariant, basis
+from metanet.nn import DWSLinear, UNFLinear, assert_equivariant, basis
 from metanet.nn.basis import MAX_SLOTS
 from metanet.nn.checks import random_batch, randomised
+from metanet.nn.engine import forward, mix
 from metanet.symmetry import GroupElement, WeightSpace
 
 # Spaces with few numbers, every n at least the number of index slots it fills, no large fixed axis.
@@ -106,7 +107,7 @@ def test_terms_are_orbits_and_span_everything(name: str) -> None:
     assert layer.complete
     orbits = count_orbits(space)
     found = matrices(layer)
-    assert n_weights(layer) == orbits
+    assert n_weights(layer) == orbits == DWSLinear(space, 1, 1).dimension
     # The dimension of all equivariant maps, whatever the sizes: the nullspace of the constraints.
     n = space.n_parameters
     if n <= 24:
@@ -267,3 +268,50 @@ def test_refusals() -> None:
     axes = " ".join("a" * (MAX_SLOTS + 1))
     with pytest.raises(SymmetryError, match="at most 6"):
         basis(WeightSpace.parse(f"space v1\ngroup a = S(2)\nt: {axes}"))
+
+
+@pytest.mark.parametrize("name", ["mlp", "attention", "conv"])
+def test_lowrank_equals_the_slow_reference(name: str) -> None:
+    layer = randomised(UNFLinear(SPACES[name], 2, 3, bias=False, mixing="lowrank", rank=2), 3)
+    assert len(layer.first) > 0
+    batch = random_batch(SPACES[name], 2, 1)
+    for block, value in reference(layer, batch).items():
+        torch.testing.assert_close(layer(batch).blocks[block], value, rtol=0, atol=1e-12)
+
+
+def test_gradients_are_those_of_the_plain_operations() -> None:
+    """The written-out backward pass against autograd through the forward operations."""
+    space = SPACES["attention"]
+    layer = randomised(UNFLinear(space, 2, 3))
+    batch = random_batch(space, 2).map(lambda b: b.requires_grad_())
+    leaves = [*batch.blocks.values(), *layer.parameters()]
+    with torch.enable_grad():
+        values = [g.fold(batch.blocks[n]) for n, g in layer.basis.grids.items()]
+        weights = layer._matrices()
+        fused = mix(layer.plan, values, weights, layer.bias, layer._positions())
+        plain = forward(layer.plan, values, weights, layer.bias, layer._positions())[0]
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    got, want = (torch.autograd.grad(sum((x ** 3).sum() for x in found), leaves)
+                 for found in (fused, plain))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_deep_transformer_needs_lowrank() -> None:
+    """Twelve blocks: the exact matrices grow with the square of the depth, these do not."""
+    def size(depth: int, mixing: str) -> int:
+        lines = ["group d = S(4)"]
+        lines += [f"group {g}{i} = S(3)" for i in range(depth) for g in ("h", "f")]
+        lines += [line for i in range(depth) for line in (
+            f"group q{i} = S(2) / h{i}", f"n{i}: d", f"wq{i}: (h{i} q{i}/h{i}) d",
+            f"wo{i}: d (h{i} q{i}/h{i})", f"up{i}: f{i} d", f"down{i}: d f{i}")]
+        space = WeightSpace.parse("space v1\n" + "\n".join(lines))
+        layer = UNFLinear(space, 8, 8, mixing=mixing)
+        if mixing == "lowrank" and depth == 12:
+            batch = random_batch(space, 8, n=1).to(torch.float32)
+            assert all(torch.isfinite(b).all() for b in layer(batch).blocks.values())
+        return sum(p.numel() for p in layer.parameters())
+
+    assert size(12, "lowrank") < 3 * size(6, "lowrank")
+    assert size(12, "exact") > 5 * size(12, "lowrank")
