@@ -256,6 +256,56 @@ class Upward(nn.Module):
         return self.out(self.shuffle(self.grouped(self.up(self.a(x).relu()).relu())).relu())
 
 
+class MultiQuery(nn.Module):
+    """Falcon's attention: one projection holds all query heads, then one key and one value head."""
+
+    def __init__(self, heads: int = 3) -> None:
+        super().__init__()
+        self.embed, self.qkv = nn.Linear(5, 12), nn.Linear(12, (heads + 2) * 4)
+        self.o, self.head, self.heads = nn.Linear(heads * 4, 12), nn.Linear(12, 2), heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        fused = self.qkv(x).view(*x.shape[:2], self.heads + 2, 4)
+        q, k, v = fused[..., :-2, :], fused[..., [-2], :], fused[..., [-1], :]
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        k, v = (t.expand(-1, self.heads, -1, -1) for t in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head(x + self.o(out))
+
+
+class Experts(nn.Module):
+    """A router picks two of four experts for each token, whose weights are read by index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.router = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.up, self.down = (nn.Parameter(torch.randn(4, *n)) for n in ((12, 8), (8, 6)))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        weights, chosen = self.router(x).softmax(-1).topk(2, dim=-1)
+        rows, numbers = x.repeat_interleave(2, dim=0), chosen.reshape(-1)
+        gate, up = torch.bmm(self.up[numbers], rows.unsqueeze(-1)).squeeze(-1).chunk(2, dim=-1)
+        out = torch.bmm(self.down[numbers], (F.silu(gate) * up).unsqueeze(-1)).squeeze(-1)
+        out = out * weights.reshape(-1, 1)
+        return self.head(x + out.view(x.shape[0], 2, -1).sum(1))
+
+
+class Scattered(Experts):
+    """The same weights, each expert run on all tokens, weighted by what was scattered."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        scores = self.router(x).sigmoid()
+        values, chosen = scores.topk(2, dim=-1)
+        weights = torch.zeros_like(scores).scatter(1, chosen, values)
+        gate, up = torch.einsum("nc,eoc->neo", x, self.up).chunk(2, dim=-1)
+        out = torch.einsum("neo,eco->nec", gate.relu() * up, self.down)
+        return self.head(x + (out * weights[..., None]).sum(1))
+
+
 def _images() -> tuple[Tensor]:
     return (torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)),)
 
@@ -283,6 +333,11 @@ WIRINGS: dict[str, Golden] = {
     # The first six of c move with a, the other eight by themselves.
     "written2": Golden(Written2, vectors(3, 4), s(6, 8)),
     "patches": Golden(Patches, _images(), s(12, 3) + s(4, 4, over=(3,))),
+    # The key and the value have one head for all, so inside the heads one permutation serves all.
+    "multi_query": Golden(MultiQuery, vectors(2, 6, 5), s(12, 3, 4, 4)),
+    # Experts may be renamed with the router's outputs; inside, each expert has its own neurons.
+    "experts": Golden(Experts, vectors(7, 5), s(8, 4) + s(6, over=(4,))),
+    "scattered": Golden(Scattered, vectors(7, 5), s(8, 4) + s(6, over=(4,))),
     "dense": Golden(Dense, _images(), s(6, 4, 5)),
     # 12 = (4, 3), 8 = (4 groups, 2): pixel shuffle needs (2, 4) channels, so 4 groups = 2 x 2 and
     # the minor 2 of the groups, like the 2 inside a group, is pinned to places.

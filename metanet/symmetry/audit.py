@@ -27,6 +27,7 @@ from metanet.symmetry.verify import Trial
 from metanet.trace.program import Program
 
 _SAME = 1e-10
+_PAIRS = 4
 _DIFFERENT = 1e-8
 
 
@@ -50,9 +51,13 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """A digit to try; ``base``, if any, is the digit at whose index 0 alone it is moved."""
+    """A digit to try, or several that may be the same one.
 
-    factor: Factor
+    ``base``, if any, is the digit at whose index 0 alone it is moved.
+    """
+
+    factor: frozenset[Factor]
+    size: int
     base: Factor | None
     tensors: tuple[str, ...]
     reason: str
@@ -67,18 +72,19 @@ def audit_program(program: Program, most: int = 12, seed: int = 0) -> Audit:
     trial.draw(seed, 0.3)
     rng = random.Random(seed)
     chosen = _chosen(list(_probes(found)), most, rng)
-    missed = [hit for probe in chosen if (hit := _try(trial, found, probe, rng)) is not None]
-    for again in (1, 2) if missed else ():  # dead units and saturation can hide one swap
+    hits = [(probe, hit) for probe in chosen
+            if (hit := _try(trial, found, probe, rng)) is not None]
+    for again in (1, 2) if hits else ():  # dead units and saturation can hide what a swap changes
         trial.draw(seed + again, 1.0 / again)
-        tried = {hit.tensors: probe for probe in chosen for hit in missed
-                 if probe.tensors == hit.tensors and probe.reason == hit.reason}
-        missed = [hit for probe in tried.values()
-                  if (hit := _try(trial, found, probe, rng)) is not None]
+        hits = [(probe, hit) for probe, hit in hits
+                if not _changes(trial, found, probe, hit.indices)]
+    missed = [hit for _, hit in hits]
     return Audit(len(chosen), tuple(missed))
 
 
 def _probes(found: Tracked) -> Iterator[_Probe]:
     program = found.program
+    same = _guessed(found)
     where: dict[Factor, dict[str, None]] = {}
     before: dict[Factor, list[set[Factor]]] = {}
     for name in program.tensors:
@@ -94,12 +100,30 @@ def _probes(found: Tracked) -> Iterator[_Probe]:
         if is_fixed(leaf):
             if (leaf.cause or "").startswith("constant buffer"):
                 continue  # equal entries in the module at hand: the values decide, not the rules
-            yield _Probe(leaf, None, tuple(names), leaf.cause or "a sum")
+            cause = leaf.cause or "a sum"
+            yield _Probe(frozenset({leaf}), leaf.size, None, tuple(names), cause)
+            together = frozenset(f for f in same.get(leaf, {leaf}) if f in where)
+            if len(together) > 1:
+                every = dict.fromkeys(name for other in together for name in where[other])
+                yield _Probe(together, leaf.size, None, tuple(every), cause)
             continue
         known = set(leaf.bases)
         for base in set.intersection(*before[leaf]) - known:
             if not any(base is b for k in known for b in atoms((k,))):
-                yield _Probe(leaf, base, tuple(names), "one permutation for all of another digit")
+                yield _Probe(frozenset({leaf}), leaf.size, base, tuple(names),
+                             "one permutation for all of another digit")
+
+
+def _guessed(found: Tracked) -> dict[Factor, set[Factor]]:
+    """Fixed digits that would be one if operations without a rule were entrywise."""
+    groups: dict[Factor, set[Factor]] = {}
+    for a, b in found.guesses:
+        for x, y in zip(atoms(a), atoms(b), strict=False):
+            if x.size != y.size or x is y or not (is_fixed(x) and is_fixed(y)):
+                continue
+            joined = groups.get(x, {x}) | groups.get(y, {y})
+            groups |= dict.fromkeys(joined, joined)
+    return groups
 
 
 def _seen(
@@ -135,17 +159,21 @@ def _kind(reason: str) -> str:
 
 
 def _try(trial: Trial, found: Tracked, probe: _Probe, rng: random.Random) -> Missed | None:
-    """One swap; where nothing changes, whether the two entries matter at all."""
-    pair = tuple(sorted(rng.sample(range(probe.factor.size), 2)))
-    table = np.arange(probe.factor.size)
-    table[list(pair)] = table[list(reversed(pair))]
-    if trial.error(_moved(trial.state, found, probe, table)) > _SAME:
-        return None
-    for index in pair:
-        noisy = _noisy(trial.state, found, probe, index)
-        if not trial.error(noisy) > _DIFFERENT:
+    """Swaps until one changes an output (nothing missed) or one of live entries does not."""
+    for _ in range(_PAIRS):
+        pair = tuple(sorted(rng.sample(range(probe.size), 2)))
+        if _changes(trial, found, probe, pair):
             return None
-    return Missed(probe.tensors, probe.factor.size, (pair[0], pair[1]), probe.reason)
+        noisy = (_noisy(trial.state, found, probe, index) for index in pair)
+        if all(trial.error(state) > _DIFFERENT for state in noisy):
+            return Missed(probe.tensors, probe.size, (pair[0], pair[1]), probe.reason)
+    return None
+
+
+def _changes(trial: Trial, found: Tracked, probe: _Probe, pair: Sequence[int]) -> bool:
+    table = np.arange(probe.size)
+    table[list(pair)] = table[list(reversed(pair))]
+    return trial.error(_moved(trial.state, found, probe, table)) > _SAME
 
 
 def _moved(state: Mapping[str, Tensor], found: Tracked, probe: _Probe,
@@ -165,18 +193,20 @@ def _noisy(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, index: in
     moved = dict(state)
     for name in probe.tensors:
         for at, axis in enumerate(found.axes[name]):
-            _, hit = _source(axis, probe.factor, probe.base, np.arange(probe.factor.size), index)
+            _, hit = _source(axis, probe.factor, probe.base, np.arange(probe.size), index)
             if hit.any():
                 tensor = moved[name].clone()
                 rows = torch.from_numpy(np.flatnonzero(hit))
                 part = tensor.index_select(at, rows)
-                noise = 0.1 * torch.randn(part.shape, generator=rng, dtype=part.dtype)
+                noise = torch.randn(part.shape, generator=rng, dtype=part.dtype)
                 moved[name] = tensor.index_copy(at, rows, part + noise)
     return moved
 
 
-def _source(expr: Expr, factor: Factor, base: Factor | None, table: Int[np.ndarray, "n"],
-            index: int = -1) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
+def _source(
+    expr: Expr, factor: frozenset[Factor], base: Factor | None, table: Int[np.ndarray, "n"],
+    index: int = -1,
+) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
     """For each place of an axis, the place to read; and which places have ``index``."""
     digits = atoms(expr)
     source = np.zeros(1, dtype=np.int64)
@@ -187,25 +217,25 @@ def _source(expr: Expr, factor: Factor, base: Factor | None, table: Int[np.ndarr
         rows = np.repeat(source, atom.size) * atom.size
         hit, first = np.repeat(hit, atom.size), np.repeat(first, atom.size)
         tiled = np.tile(own, len(source))
-        if atom is factor and base is not None:
+        if atom in factor and base is not None:
             tiled = np.where(first, tiled, np.tile(np.arange(atom.size), len(source)))
-        hit = hit | (np.tile(here, len(source)) & (first if atom is factor else True))
+        hit = hit | (np.tile(here, len(source)) & (first if atom in factor else True))
         if atom is base:
             first = first & np.tile(np.arange(atom.size) == 0, len(source))
         source = rows + tiled
     return source, hit
 
 
-def _own(atom: Factor, factor: Factor, base: Factor | None, table: Int[np.ndarray, "n"], index: int
-         ) -> tuple[Int[np.ndarray, "n"], np.ndarray]:
-    if atom is factor:
+def _own(atom: Factor, factor: frozenset[Factor], base: Factor | None,
+         table: Int[np.ndarray, "n"], index: int) -> tuple[Int[np.ndarray, "n"], np.ndarray]:
+    if atom in factor:
         return table, np.arange(atom.size) == index
-    if atom.blocks is None or not any(leaf is factor for leaf in leaves((atom,))):
+    if atom.blocks is None or not any(leaf in factor for leaf in leaves((atom,))):
         return np.arange(atom.size), np.zeros(atom.size, dtype=bool)
     return _joined(atom.blocks, factor, base, table, index)
 
 
-def _joined(blocks: Sequence[Expr], factor: Factor, base: Factor | None,
+def _joined(blocks: Sequence[Expr], factor: frozenset[Factor], base: Factor | None,
             table: Int[np.ndarray, "n"], index: int) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
     sources, hits, start = [], [], 0
     for block in blocks:

@@ -26,8 +26,8 @@ from typing import Any
 from metanet.symmetry.coverage_excluded import excluded
 
 Row = dict[str, Any]
-_CPU_SECONDS = 75
-_WALL_SECONDS = 400
+_CPU_SECONDS = 60
+_WALL_SECONDS = 150
 
 
 def names(timm: bool, transformers: bool) -> list[str]:

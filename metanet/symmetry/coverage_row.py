@@ -117,6 +117,9 @@ def _failure(row: Row, empty: bool) -> str | None:
         return f"FALSE CLAIM: a random element changes the output by {row['error']:.1e}"
     if lost:
         return f"frozen by {lost[0]['op']} at {lost[0]['where']} ({lost[0]['lost']} lost)"
+    taken = [kind for kind in ("unsupported", "digits do not fit") if row["frozen"].get(kind)]
+    if taken:
+        return f"{row['frozen'][taken[0]]} indices fixed for the reason: {taken[0]}"
     if row["undetected"]:
         return f"negative control not detected: {', '.join(row['undetected'][:4])}"
     if empty:

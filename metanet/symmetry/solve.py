@@ -41,7 +41,7 @@ class Solver:
     def __init__(self) -> None:
         self.links: list[Link] = []
         self.origins: dict[Factor, str] = {}
-        self.clashes: list[tuple[str, int]] = []
+        self.clashes: list[tuple[str, list[Factor]]] = []
         self.via = ""
         self._count = 0
 
@@ -111,7 +111,7 @@ class Solver:
 
     def clash(self, exprs: Sequence[Expr]) -> None:
         """Freeze products whose digits do not fit together, and count what is lost."""
-        lost = sum(leaf.size for expr in exprs for leaf in leaves(expr) if leaf.cause is None)
+        lost = self.lost(exprs)
         if lost:
             self.clashes.append((self.via, lost))
         for expr in exprs:
@@ -501,10 +501,10 @@ class Solver:
             return values[0]
         return self.cases(self.piece(base, lo, hi), pieces, values)
 
-    def lost(self, exprs: Sequence[Expr]) -> int:
-        """How many indices would lose their freedom if these products were frozen."""
-        free = {id(f): f for expr in exprs if not all_fixed(expr) for f in leaves(expr)}
-        return sum(leaf.size for leaf in free.values() if leaf.cause is None)
+    def lost(self, exprs: Sequence[Expr]) -> list[Factor]:
+        """What would lose its freedom if these products were frozen."""
+        free = dict.fromkeys(f for expr in exprs if not all_fixed(expr) for f in leaves(expr))
+        return [leaf for leaf in free if leaf.cause is None]
 
 
 def _total(run: Sequence[Expr]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metanet.symmetry.factor import Expr, leaves, length
+from metanet.symmetry.factor import Expr, Factor, leaves, length
 from metanet.symmetry.meta import Unsupported
 from metanet.symmetry.rules import Context, Refusal, Value
 from metanet.symmetry.rules.indices import INDEX_SAFE, carried
@@ -41,7 +41,11 @@ _SAME_ENTRIES = frozenset({
 
 @dataclass
 class Tracked:
-    """Everything the pass found out. ``axes`` has the axes of each named tensor."""
+    """Everything the pass found out. ``axes`` has the axes of each named tensor.
+
+    ``guesses`` pairs fixed axes around operations that may be entrywise: nothing is concluded from
+    them, an audit tries to move them together.
+    """
 
     program: Program
     solver: Solver
@@ -50,6 +54,7 @@ class Tracked:
     values: list[tuple[Expr, ...]] = field(default_factory=list)
     unsupported: list[Unsupported] = field(default_factory=list)
     env: dict[int, Any] = field(default_factory=dict)
+    guesses: list[tuple[Expr, Expr]] = field(default_factory=list)
 
 
 def track(program: Program) -> Tracked:
@@ -67,6 +72,7 @@ class _Tracker:
         self.mutated = _mutated(program)
         self.outputs_used = _outputs_used(program)
         self.packed = _packed(program)
+        self.losses: list[tuple[str, str, list[Factor]]] = []
 
     def run(self) -> Tracked:
         self._sources()
@@ -84,11 +90,19 @@ class _Tracker:
                 self.context.freeze_valued(value)
                 for at, axis in enumerate(value.axes):
                     self.solver.freeze(axis, f"{name}, axis {at}")
-        for via, lost in self.solver.clashes:
-            self.found.unsupported.append(Unsupported("digits do not fit", via, lost))
+        self.losses += [("digits do not fit", via, lost) for via, lost in self.solver.clashes]
         self.found.values += self.context.observed
         self._missing()
+        self._report()
         return self.found
+
+    def _report(self) -> None:
+        """Operations that took freedom, and how much of it was freedom of a parameter."""
+        known = {leaf for axes in self.found.axes.values()
+                 for axis in axes for leaf in leaves(axis)}
+        for what, where, lost in self.losses:
+            own = {leaf for factor in lost for leaf in leaves((factor,))} & known
+            self.found.unsupported.append(Unsupported(what, where, sum(f.size for f in own)))
 
     # ------------------------------------------------------------ sources
 
@@ -171,7 +185,10 @@ class _Tracker:
                 self._bind(op, replace(out, content=content), inputs)
                 return
             deepest = max(inputs, key=lambda v: v.depth)
-            self._bind(op, self._frozen_outputs(op, deepest), inputs)
+            out = self._frozen_outputs(op, deepest)
+            if keeps_uniform(op.name, op.family):
+                self._guess(inputs, out)
+            self._bind(op, out, inputs)
             return
         rule = rule_for(op.name, op.family)
         if op.mutates and any(v.valued is not None for v in inputs[:1]):
@@ -262,13 +279,19 @@ class _Tracker:
         lost = self.solver.lost(axes)
         for axis in axes:
             self.solver.freeze(axis, f"unsupported operation {what} at {op.where or op.title}")
-        self.found.unsupported.append(Unsupported(what, op.where or op.title, lost))
+        self.losses.append((what, op.where or op.title, lost))
         self.found.values += [value.axes for value in inputs]
         values = tuple(
             Value(tuple(self.solver.fixed(n, f"unsupported operation {what}") for n in shape or ()))
             for shape in op.shapes
         )
+        self._guess(inputs, values[0])
         self._bind(op, values if op.many else values[0], inputs)
+
+    def _guess(self, inputs: Sequence[Value], out: Any) -> None:
+        for value in inputs if isinstance(out, Value) else ():
+            pairs = zip(reversed(value.axes), reversed(out.axes), strict=False)
+            self.found.guesses += [(a, b) for a, b in pairs if 1 < length(a) == length(b)]
 
     # ------------------------------------------------------------ modules with a rule
 

@@ -13,7 +13,40 @@ from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.vision import prepare_torchvision
 from metanet.trace.inputs import batch_of, refusal
 
-_SIDES = (64, 128, 192)
+_SIDES = (128, 192)
+"""Smaller images leave one token, on which attention does not depend."""
+_SMALLEST = dict(pair.split("=") for pair in """
+    beit=beit_base_patch16_224 byoanet=halonet_h1 byobnet=test_byobnet cait=cait_xxs24_224
+    coat=coat_tiny convit=convit_tiny convmixer=convmixer_768_32 convnext=test_convnext
+    cpubone=cpubone_nano crossvit=crossvit_tiny_240 csatv2=csatv2 cspnet=cs3darknet_focus_s
+    cspnext=cspnext_tiny davit=davit_tiny deepseek_vit=deepseek_vit_412m deit=deit_tiny_patch16_224
+    densenet=densenet121 dla=dla46x_c dpn=dpn48b edgenext=edgenext_xx_small
+    efficientformer=efficientformer_l1 efficientformer_v2=efficientformerv2_s0
+    efficientnet=mobilenetv2_035 efficientvim=efficientvim_m1 efficientvit_mit=efficientvit_b0
+    efficientvit_msra=efficientvit_m0 eva=eva02_tiny_patch14_224 fasternet=fasternet_t0
+    fastvit=fastvit_t8 focalnet=focalnet_tiny_srf gcvit=gcvit_xxtiny gemma4_vit=gemma4_vit_167m
+    ghostnet=ghostnet_050 hardcorenas=hardcorenas_b hgnet=hgnetv2_b0 hiera=hiera_tiny_224
+    hieradet_sam2=sam2_hiera_tiny hrnet=hrnet_w18_small iformer=iformer_t
+    inception_next=inception_next_atto inception_resnet_v2=inception_resnet_v2
+    inception_v3=inception_v3 inception_v4=inception_v4 lcnetv2=lcnetv2_small levit=levit_128s
+    lowformer=lowformer_b0 mambaout=test_mambaout maxxvit=test_coatnet metaformer=poolformer_s12
+    mlp_mixer=gmlp_ti16_224 mobilenetv3=mobilenetv3_small_050 mobilenetv5=mobilenetv5_base
+    mobilevit=mobilevit_xxs mvitv2=mvitv2_tiny naflexvit=naflexvit_base_patch16_parfac_gap
+    nasnet=nasnetalarge nest=nest_tiny nextvit=nextvit_small nfnet=test_nfnet pit=pit_ti_224
+    pnasnet=pnasnet5large pvt_v2=pvt_v2_b0 qwen3_vit=qwen3_vit_88m rdnet=rdnet_tiny
+    regnet=regnetx_002 repghost=repghostnet_050 repvit=repvit_m1 res2net=res2next50
+    resnest=resnest14d resnet=test_resnet resnetv2=resnetv2_18 rexnet=rexnet_100
+    selecsls=selecsls42 senet=legacy_seresnet18 sequencer=sequencer2d_s shvit=shvit_s1
+    sknet=skresnet18 starnet=starnet_s050 swiftformer=swiftformer_xs
+    swin_transformer=swin_tiny_patch4_window7_224 swin_transformer_v2=swinv2_tiny_window8_256
+    swin_transformer_v2_cr=swinv2_cr_tiny_384 tiny_vit=tiny_vit_5m_224 tnt=tnt_s_legacy_patch16_224
+    tresnet=tresnet_m twins=twins_svt_small vgg=vgg11 visformer=visformer_tiny
+    vision_transformer=test_vit vision_transformer_hybrid=vit_tiny_r_s16_p8_224
+    vision_transformer_relpos=test_vit_relpos vision_transformer_sam=samvit_base_patch16_224
+    vitamin=vitamin_small_224 volo=volo_d1_224 vovnet=ese_vovnet19b_slim_dw xception=xception
+    xception_aligned=xception41p xcit=xcit_nano_12_p8_224
+""".split())  # noqa: SIM905
+"""Family and its smallest model in timm 1.0.31, so that not all have to be built each time."""
 
 
 def timm_families() -> list[str]:
@@ -33,6 +66,9 @@ def smallest(family: str) -> str:
     import timm
     from timm.models import _registry
 
+    known = _SMALLEST.get(family)
+    if known in _registry._module_to_models[family]:
+        return str(known)
     counts: dict[str, int] = {}
     for name in sorted(_registry._module_to_models[family], key=lambda n: (len(n), n))[:16]:
         try:
@@ -79,6 +115,12 @@ def _sized(name: str, plain: nn.Module, side: int) -> Iterator[nn.Module]:
 def _created(name: str, **changes: Any) -> nn.Module:
     import timm
 
-    with meta_parameters():
+    def make() -> nn.Module:
         module: nn.Module = timm.create_model(name, pretrained=False, num_classes=10, **changes)
-    return module.eval()
+        return module.eval()
+
+    with meta_parameters():
+        module = make()
+    if any(buffer.is_meta for buffer in module.buffers()):
+        return make()  # buffers were computed from parameters
+    return module

@@ -154,9 +154,8 @@ def _shallow(name: str, value: Any) -> Any:
 
 
 def _layers(name: str, value: int) -> Any:
-    if _LAYERS.fullmatch(name) and not _KEPT.fullmatch(name) and "type" not in name and "index" not in name:
-        return min(value, 2)
-    return None
+    counted = _LAYERS.fullmatch(name) and not _KEPT.fullmatch(name)
+    return min(value, 2) if counted and "type" not in name and "index" not in name else None
 
 
 def _listed(name: str, value: Any) -> Any:

@@ -49,6 +49,8 @@ def _create(timm: Any, name: str, changes: dict[str, int]) -> nn.Module:
     try:
         with meta_parameters():
             module: nn.Module = timm.create_model(name, pretrained=False, **changes)
+        if any(buffer.is_meta for buffer in module.buffers()):  # made where a parameter was
+            module = timm.create_model(name, pretrained=False, **changes)
     except Exception as error:
         raise TraceError(f"timm cannot build {quoted(name)} with {changes or 'its defaults'}: "
                          f"{type(error).__name__}: {error}") from error
