@@ -29,8 +29,9 @@ def build(
         "--out", "-o", metavar="DIR", help="Folder of the zoo; an interrupted build goes on.")],
     n: Annotated[Optional[int], typer.Option(  # noqa: UP045 - typer reads it on Python 3.10
         "--n", "-n", min=1, help="Networks to make; by default the recipe's number.")] = None,
-    data: Annotated[Optional[Path], typer.Option(  # noqa: UP045
-        "--data", metavar="PATH", help="File or folder of the data; else METANET_DATA.")] = None,
+    data: Annotated[Optional[str], typer.Option(  # noqa: UP045
+        "--data", metavar="PATH", help="File or folder of the data, or hf://datasets/org/name; "
+                                       "else METANET_DATA.")] = None,
     seed: Annotated[Optional[int], typer.Option(  # noqa: UP045
         "--seed", min=0, help="Seed of everything; by default the recipe's.")] = None,
     engine: Engine = "local",

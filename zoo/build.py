@@ -21,6 +21,7 @@ from metanet.zoo import fit_inr, make, nets
 from metanet.zoo.card import GROUPS
 from metanet.zoo.engine import Engine, one_thread
 from metanet.zoo.engine import engine as engine_by_name
+from metanet.zoo.hub_data import pinned
 from metanet.zoo.make import Made, Unit
 from metanet.zoo.members import Member
 from metanet.zoo.recipe import INRRecipe, NetRecipe, Recipe, factory_of, load, plain
@@ -69,7 +70,7 @@ def build(recipe: Recipe | str | os.PathLike[str], out: str | os.PathLike[str], 
         ZooError: for a wrong recipe, absent data, or a folder that holds something else.
     """
     wanted = _wanted(recipe, n, seed)
-    source = None if data is None else str(Path(data).resolve())
+    source = _source(wanted.data.name, data)
     crew = engine_by_name(engine, workers) if isinstance(engine, str) else engine
     zoo = Zoo.create(out, resume=True, **_card(wanted, source))
     if zoo.complete:
@@ -79,6 +80,13 @@ def build(recipe: Recipe | str | os.PathLike[str], out: str | os.PathLike[str], 
     _fill(zoo, wanted, first, crew.map(make.make, units), units, progress)
     zoo.finish()
     return zoo
+
+
+def _source(name: str, data: str | os.PathLike[str] | None) -> str | None:
+    """Where the data is, for every process alike; on the Hub at one commit."""
+    if data is None:
+        return None
+    return pinned(name, str(data)) if datasets.on_the_hub(data) else str(Path(data).resolve())
 
 
 def _wanted(recipe: Recipe | str | os.PathLike[str], n: int | None, seed: int | None) -> Recipe:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped
+from metanet.zoo.hub_data import fetched
 from metanet.zoo.packs import Part, read_images, read_text
 
+from metanet.checkpoint.hub import SCHEME
 from metanet.checkpoint.names import printable
 from metanet.errors import ZooError
 
@@ -74,8 +76,9 @@ class Dataset:
 
     def provenance(self) -> dict[str, Any]:
         """Name, part, source and checksums, as plain data for ``zoo.json``; no local path."""
+        hub = {"hub": self.source} if self.source.startswith(SCHEME) else {}
         return {"name": self.name, "part": self.part, "file": Path(self.source).name,
-                "sha256": self.sha256, "content": self.content}
+                "sha256": self.sha256, "content": self.content, **hub}
 
 
 def load(name: str, source: str | os.PathLike[str] | None = None, *, part: str = "train",
@@ -86,6 +89,7 @@ def load(name: str, source: str | os.PathLike[str] | None = None, *, part: str =
         name: digits, mnist, fashion-mnist, cifar10 or tiny-shakespeare.
         source: an npz file, or a folder that holds the data set or a folder of its name; by
             default the folder in the environment variable METANET_DATA. Digits need none.
+            ``hf://datasets/org/name`` takes it from the Hub, ``hub`` from its makers there.
         part: train or test. Every fifth image of digits is its test part, of
             tiny-shakespeare the last tenth.
         n: how many images, after shuffling; all by default.
@@ -99,6 +103,9 @@ def load(name: str, source: str | os.PathLike[str] | None = None, *, part: str =
         raise ZooError(f"no data set {printable(name, 40)!r}; there are {', '.join(NAMES)}")
     if part not in ("train", "test"):
         raise ZooError(f"no part {printable(part, 40)!r}; there are train and test")
+    if on_the_hub(source) and name != "digits":
+        path, uri = fetched(name, str(source), (name, *_ALSO[name]), part)
+        return replace(load(name, path, part=part, n=n, seed=seed), source=uri)
     if name == "tiny-shakespeare":
         return _text(name, _place(name, source), part, n)
     found = _digits(part) if name == "digits" else read_images(name, _place(name, source), part)
@@ -112,10 +119,16 @@ def load(name: str, source: str | os.PathLike[str] | None = None, *, part: str =
                    found.sha256, _content(found.x, found.y))
 
 
+def on_the_hub(source: object) -> bool:
+    """Whether a source of data is meant to be on the Hub, not a path."""
+    return isinstance(source, str) and (source == "hub" or source.startswith(SCHEME))
+
+
 def _place(name: str, source: str | os.PathLike[str] | None) -> Path:
     """The file or folder to read a data set from; never MNIST's for Fashion-MNIST."""
     told = source if source is not None else os.environ.get(VARIABLE)
-    how = f"Get {_HOW[name]}, and name its folder with --data or in {VARIABLE}"
+    how = (f"Get {_HOW[name]}, and name its folder with --data or in {VARIABLE}; or take it from "
+           "the Hub with --data hf://datasets/org/name")
     if not told:
         raise ZooError(f"{name} is not shipped with metanet. {how}")
     path = Path(told)

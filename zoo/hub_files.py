@@ -156,15 +156,36 @@ def _one(place: HubAddress, file: HubFile, folder: Path) -> str:
     if target.is_symlink() or not target.is_file():
         raise HubError(f"{place.uri}: {printable(file.name, 120)!r} did not arrive. Try again")
     sha256, blob = _hashes(target)
-    wrong = ((file.size is not None and target.stat().st_size != file.size)
-             or (file.sha256 is not None and sha256 != file.sha256)
-             or (file.blob is not None and blob != file.blob))
-    if wrong:
+    if _is_wrong(target, file, sha256, blob):
         target.unlink()
         raise HubError(f"{place.uri}: {printable(file.name, 120)!r} is not what the Hub lists "
                        f"(sha256 {sha256[:12]}…, {(file.sha256 or file.blob or '')[:12]}… was "
                        "promised); it was removed. Run the same again")
     return sha256
+
+
+def verified(place: HubAddress, file: HubFile) -> Path:
+    """A file in the cache of the Hub's client, compared with what the Hub lists.
+
+    Raises:
+        HubError: if the network fails, or the bytes are not those that the Hub lists.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(f"{place.uri}/{file.name}"):
+        path = Path(hf_hub_download(place.repo, file.name, revision=place.revision,
+                                    repo_type=place.kind))
+    if _is_wrong(path, file, *_hashes(path)):
+        path.resolve().unlink()
+        raise HubError(f"{place.uri}: {printable(file.name, 120)!r} is not what the Hub lists; it "
+                       "was removed. Run the same again")
+    return path
+
+
+def _is_wrong(path: Path, file: HubFile, sha256: str, blob: str) -> bool:
+    return ((file.size is not None and path.stat().st_size != file.size)
+            or (file.sha256 is not None and sha256 != file.sha256)
+            or (file.blob is not None and blob != file.blob))
 
 
 def _bring(place: HubAddress, file: HubFile, folder: Path) -> None:

@@ -42,7 +42,7 @@ def read_images(name: str, path: Path, part: str) -> Part:
     Raises:
         ZooError: if nothing readable is there.
     """
-    for reader in (_npz, _idx, _cifar, _jpeg):
+    for reader in (_npz, _idx, _cifar, _jpeg, _parquet):
         found = reader(name, path, part)
         if found is not None:
             return found
@@ -102,6 +102,42 @@ def _npz(name: str, path: Path, part: str) -> Part | None:
         if x is not None and y is not None:
             return _part(x, y, [file])
     return None
+
+
+def _parquet(name: str, path: Path, part: str) -> Part | None:
+    """``train-*.parquet`` with PNG images and labels, as data sets lie on the Hub."""
+    files = sorted(path.glob(f"{part}-*.parquet")) if path.is_dir() else [path]
+    if not files or files[0].suffix != ".parquet":
+        return None
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError:
+        raise ZooError(f"{path}: reading Parquet needs pyarrow; run: pip install "
+                       "'metanet-toolkit[data]'") from None
+    tables = []
+    for file in files:
+        try:
+            tables.append(read_table(file).to_pydict())
+        except (OSError, ValueError) as error:
+            raise ZooError(f"{file}: cannot be read ({error}); download it again") from None
+    column = next((c for c in ("image", "img") if all(c in t for t in tables)), None)
+    if column is None or any("label" not in t for t in tables):
+        raise ZooError(f"{path}: has no columns image and label; this is not {name}")
+    x = np.stack([_png(files[0], item) for t in tables for item in t[column]])
+    return _part(x, np.array([y for t in tables for y in t["label"]]), files)
+
+
+def _png(path: Path, item: Any) -> Array:
+    from matplotlib.image import imread
+
+    data = item.get("bytes") if isinstance(item, dict) else None
+    if not isinstance(data, bytes) or not data.startswith(b"\x89PNG"):
+        raise ZooError(f"{path}: holds an image that is no PNG")
+    try:
+        found = imread(io.BytesIO(data), format="png")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ZooError(f"{path}: holds an image that cannot be read ({error})") from None
+    return np.rint(np.asarray(found) * 255).astype(np.uint8)
 
 
 # ------------------------------------------------------------ IDX, of MNIST and Fashion-MNIST
