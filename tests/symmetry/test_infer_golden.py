@@ -7,10 +7,12 @@ import pytest
 import torch
 import wirings
 from symmetry_tools import signatures
+from torch import Tensor, nn
 
 from metanet.symmetry import WeightSpace
 from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.verify import verify_program
+from metanet.trace.archs.vision import prepare_torchvision
 
 ROWS = {**models.MODELS, **wirings.WIRINGS}
 
@@ -72,9 +74,22 @@ def test_meta_of_embeddings() -> None:
     assert space.aliases == {"wte.weight": "lm_head.weight"}
 
 
+class Logits(nn.Module):
+    """An encoder-decoder that keeps its encoder's states to itself: as outputs they are fixed."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens: Tensor, target: Tensor) -> Tensor:
+        return self.inner(input_ids=tokens, decoder_input_ids=target).logits
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "phi3", "opt", "bert"])
+@pytest.mark.parametrize("name", [
+    "gpt2", "llama", "neox", "phi3", "opt", "bert", "t5", "mixtral", "falcon"])
 def test_transformers(name: str) -> None:
+    prepare_torchvision()
     import transformers as t
 
     base = {"vocab_size": 50, "use_cache": False}
@@ -95,6 +110,16 @@ def test_transformers(name: str) -> None:
         "bert": lambda: t.BertModel(t.BertConfig(
             vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
             intermediate_size=40), add_pooling_layer=False),
+        "t5": lambda: Logits(t.T5ForConditionalGeneration(t.T5Config(
+            **base, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_decoder_layers=2, num_heads=3,
+            decoder_start_token_id=0))),
+        "mixtral": lambda: t.MixtralForCausalLM._from_config(t.MixtralConfig(
+            **{**llama, "num_hidden_layers": 1}, num_attention_heads=3, num_key_value_heads=3,
+            head_dim=8, num_local_experts=5, num_experts_per_tok=2, sliding_window=None),
+            experts_implementation="batched_mm"),
+        "falcon": lambda: t.FalconForCausalLM(t.FalconConfig(
+            **base, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+            ffn_hidden_size=40)),
     }
     s = models.s
     expected = {
@@ -103,9 +128,21 @@ def test_transformers(name: str) -> None:
         "neox": s(24, 3, 3, 40, 40) + s(6, 6, 8, 8, over=(3,)),
         "phi3": s(24, 3, 3, 40, 40) + s(8, 8, over=(3,)),
         "opt": s(24, 3, 3, 40, 40) + s(8, 8, 8, 8, over=(3,)),
+        # Heads: one relative bias for both encoder layers, one for both decoder self-attentions;
+        # cross attention has none, so each layer's heads are its own. In each of six attentions
+        # q~k and v~o move inside every head.
+        "t5": s(24, 3, 3, 3, 3, 40, 40, 40, 40) + s(*[8] * 12, over=(3,)),
+        # Experts move with the router's outputs, and each has neurons of its own.
+        "mixtral": s(24, 3, 5) + s(8, over=(3,)) + s(40, over=(5,)),
+        # Query heads move with the columns of the output; key and value have one head each, whose
+        # entries are pinned by rotation (q, k) or move alike under all heads (v).
+        "falcon": s(24, 3, 3, 8, 8, 40, 40),
         "bert": s(3, 3, 40, 40) + s(8, 8, 8, 8, over=(3,)),  # the stream is an output
     }
-    program = record(made[name]().eval(), models.tokens(50, 7))
+    given = models.tokens(50, 7)
+    if name == "t5":
+        given = (given[0], models.tokens(50, 5)[0])
+    program = record(made[name]().eval(), given)
     space = infer_program(program)
     assert signatures(space) == sorted(expected[name])
     assert verify_program(program, space, samples=2).ok
@@ -113,6 +150,7 @@ def test_transformers(name: str) -> None:
 
 @pytest.mark.timm
 def test_timm_vit() -> None:
+    prepare_torchvision()
     import timm
 
     module = timm.create_model("vit_tiny_patch16_224", embed_dim=48, num_heads=3, depth=2,

@@ -12,6 +12,7 @@ import torch
 
 from metanet.errors import SpaceMismatch, TraceError
 from metanet.trace.archs import build, load
+from metanet.trace.archs.vision import prepare_torchvision
 
 BERT = {"model_type": "bert", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
         "intermediate_size": 40, "vocab_size": 31, "max_position_embeddings": 16}
@@ -119,6 +120,7 @@ def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timm
 def test_timm_solves_classes_and_is_the_same_function() -> None:
+    prepare_torchvision()
     import timm
 
     real = timm.create_model("vit_tiny_patch16_224", num_classes=7).eval()
