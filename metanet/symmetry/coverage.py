@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from metanet.symmetry.coverage_card import card
 from metanet.symmetry.coverage_excluded import excluded
 
 Row = dict[str, Any]
@@ -155,6 +156,15 @@ def write(path: Path, rows: dict[str, Row]) -> None:
                     encoding="utf-8")
 
 
+def _write_card(path: Path, rows: dict[str, Row]) -> None:
+    listed = [rows[name] for name in sorted(rows)]
+    libraries = {name.partition("/")[0] for name in rows}
+    every = [n for n in names("timm" in libraries, "transformers" in libraries)
+             if excluded(n) is None]
+    total = Counter(name.partition("/")[0] for name in every)
+    path.write_text(card(listed, summary(listed), total), encoding="utf-8")
+
+
 def _warm(with_timm: bool, with_transformers: bool) -> None:
     """Import once, before forking, what every row needs."""
     import torch
@@ -180,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--timm", action="store_true", help="measure timm's modules")
     parser.add_argument("--transformers", action="store_true", help="measure CONFIG_MAPPING")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="also write a page")
     parser.add_argument("--limit", type=int, help="measure at most so many rows")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows whose name has this")
     parser.add_argument("--resume", action="store_true", help="keep the rows of FILE.jsonl")
@@ -192,6 +203,8 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [n for n in names(given.timm, given.transformers) if re.search(given.only, n)]
     rows = sweep(wanted[: given.limit], lines, done)
     write(given.json, rows)
+    if given.card:
+        _write_card(given.card, rows)
     sys.stdout.write(json.dumps(summary(rows.values()), indent=1) + "\n")
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metanet.symmetry import coverage
+from metanet.symmetry.coverage_card import card
 from metanet.symmetry.coverage_excluded import excluded
 
 
@@ -64,3 +65,16 @@ def test_exclusions_have_reasons_and_are_about_models_that_exist() -> None:
     assert all(len(str(excluded(name))) > 20 for name in left_out)
     assert every == coverage.names(False, True)
     assert every != sorted(every)
+
+
+def test_the_card_names_every_failure() -> None:
+    good = row("timm/a", variant="a_tiny", groups=3, free=5, total=9, frozen={"input": 4},
+               **{"front end": "export"})
+    bad = row("timm/b", verified=False, failure="frozen by x | y")
+    part = row("transformers/c", excluded="a part of d", verified=False)
+    rows = [good, bad, part]
+    text = card(rows, coverage.summary(rows), {"timm": 7})
+    assert "| timm | 7 | 2 | 2 (100.0%) | 1 (50.0%) |" in text
+    assert "| timm/b | yes | frozen by x \\| y |" in text
+    assert "| timm/a | a_tiny | export | 3 | 5 / 9 | input 4 |" in text
+    assert "- a part of d: c" in text
