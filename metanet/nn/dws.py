@@ -29,7 +29,8 @@ class DWSLinear(UNFLinear):
     @property
     def dimension(self) -> int:
         """Weights per pair of channels."""
-        return sum(weight.numel() for weight in self.weights) // (self.c_in * self.c_out)
+        numbers: int = sum(weight.numel() for weight in self.weights)
+        return numbers // (self.c_in * self.c_out)
 
     def __repr__(self) -> str:
         return f"DWSLinear(dimension {self.dimension}, {self.reduce}, {super().__repr__()})"

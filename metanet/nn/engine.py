@@ -43,7 +43,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Stage:
-    """All that shares one signature; ``whole`` if no piece is reduced, so that nothing is stacked."""
+    """All that shares one signature; ``whole``: no piece is reduced, so nothing is stacked."""
 
     rows: Side
     columns: Side
@@ -239,7 +239,7 @@ class Mix(torch.autograd.Function):
                    for n, g in zip(found.names, grads, strict=True)}
         wanted = any(ctx.needs_input_grad[-m:])
         target = _Target(found, found.widths_in)
-        into = {n: v for n, v in zip(found.names, values, strict=True)}
+        into = dict(zip(found.names, values, strict=True))
         d_weights = []
         for stage, weight, stack in zip(found.stages, weights, stacks, strict=True):
             back = _transposed(stage, weight)
@@ -309,7 +309,9 @@ def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Weight], bias: 
     fused = reduce == "mean" and all(isinstance(weight, Tensor) for weight in weights)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not fused:
         return forward(found, values, weights, bias, extras, reduce)[0]
-    return Mix.apply(found, len(extras), bias, *extras, *weights, *values)  # type: ignore
+    tensors = (bias, *extras, *weights, *values)
+    mixed: Sequence[Tensor] = Mix.apply(found, len(extras), *tensors)  # type: ignore[no-untyped-call]
+    return mixed
 
 
 class Join(torch.autograd.Function):
@@ -352,5 +354,6 @@ def join(value: Tensor, weight: Tensor, parts: Sequence[tuple[frozenset[int], Te
     if plain:
         return sum(combine(parts, value.ndim - 2), start=value @ weight)
     kept = tuple(kept for kept, _ in parts)
-    found: Tensor = Join.apply(shape, kept, value, weight, *(part for _, part in parts))
+    tensors = (part for _, part in parts)
+    found: Tensor = Join.apply(shape, kept, value, weight, *tensors)  # type: ignore[no-untyped-call]
     return found

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,29 +25,30 @@ Pair = tuple[nn.Module, Callable[[], Tensor]]
 def inputs(case: str, n: int) -> tuple[list[Tensor], list[Tensor]]:
     """Weights ``[n, in, out, taps]`` and biases ``[n, out, 1]``."""
     layout = LAYOUTS[case]
-    pairs = list(zip(layout, layout[1:], strict=False))
+    pairs = list(pairwise(layout))
     taps = [9 if case == "cnn" and i < len(pairs) - 1 else 1 for i in range(len(pairs))]
     ws = [torch.randn(n, a, b, k) * .1 for (a, b), k in zip(pairs, taps, strict=True)]
     return ws, [torch.randn(n, b, 1) * .1 for b in layout[1:]]
 
 
 def dws(case: str, n: int, sab: bool) -> Pair:
-    """The configuration of its trainer, with or without set attention blocks."""
+    """The configuration of its trainer; or with means, without attention and batch norm."""
     from nn.models import DWSModelForClassification
 
     ws, bs = inputs(case, n)
     net = DWSModelForClassification(
         weight_shapes=tuple(w.shape[1:3] for w in ws), bias_shapes=tuple(b.shape[1:2] for b in bs),
-        input_features=1, hidden_dim=32, n_hidden=4, reduction="max", n_fc_layers=1,
-        set_layer="sab" if sab else "ds", n_out_fc=1, dropout_rate=0.0, bn=True, diagonal=False)
+        input_features=1, hidden_dim=32, n_hidden=4, reduction="max" if sab else "mean",
+        n_fc_layers=1,
+        set_layer="sab" if sab else "ds", n_out_fc=1, dropout_rate=0.0, bn=sab, diagonal=False)
     return net, lambda: net((tuple(ws), tuple(bs)))
 
 
 def nfn(case: str, n: int) -> Pair:
     """HNP with the channels of its predictor of generalisation."""
-    from experiments.models import InvariantNFN, MlpHead
     from functools import partial
 
+    from experiments.models import InvariantNFN, MlpHead
     from nfn.common import WeightSpaceFeatures, network_spec_from_wsfeat
 
     ws, bs = inputs(case, n)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 os.environ["XLA_FLAGS"] = ("--xla_cpu_multi_thread_eigen=false "
@@ -34,7 +35,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     params: dict[str, Any] = {}
     spec: dict[str, Any] = {}
-    for i, (a, b) in enumerate(zip(layout, layout[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(layout)):
         params[f"l{i}"] = {"w": jnp.asarray(rng.normal(size=(n, a, b, taps)), jnp.float32),
                            "b": jnp.asarray(rng.normal(size=(n, b, taps)), jnp.float32)}
         spec[f"l{i}"] = {"w": (i, i + 1), "b": (i + 1,)}

@@ -1,7 +1,8 @@
 """Layers beside their peers: ``python -m tests.bench.layers [--peers DIR] [--jax PYTHON]``.
 
 Every system is timed in a process of its own, one after the other, at one thread, in CPU seconds
-(median of at least nine calls, after two). DIR holds one checkout per peer, named OWNER+NAME; PYTHON is an
+(median of at least nine calls, after two).
+DIR holds one checkout per peer, named OWNER+NAME; PYTHON is an
 interpreter with jax and flax. Where a peer is absent its recorded figure stands, marked ``*``: that
 was another machine, so no ratio is printed for it. The first line is what this machine's core does.
 """
@@ -60,7 +61,8 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        return ours(options.one)
+        ours(options.one)
+        return
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}; "
           + words(run([sys.executable, "-m", "tests.bench.layers", "--one", "roofline"])))
     print("| | ours fwd / f+b | peer fwd / f+b | ratio | MB ours / peer | start s ours / peer |")
@@ -140,7 +142,8 @@ def ours(name: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if name == "roofline":
-        return roofline()
+        roofline()
+        return
     layout, n, taps = {"cnn": ([1, 16, 16, 16, 10], 64, 9), "wide": ([2, 128, 128, 128, 3], 16, 1)
                        }.get(name, ([2, 32, 32, 1], 64, 1))
     base = peak_mb()
@@ -165,9 +168,10 @@ def ours(name: str) -> None:
 def build(name: str, layout: list[int], n: int, taps: int) -> tuple[Any, Any]:
     """A net with an invariant head, and a batch for it."""
     import torch
+    from torch import nn
+
     from metanet.graph import WeightBatch
     from metanet.nn import (
-        BlockNorm,
         DWSLinear,
         Embed,
         GMNLayer,
@@ -176,7 +180,6 @@ def build(name: str, layout: list[int], n: int, taps: int) -> tuple[Any, Any]:
         UNFLinear,
     )
     from metanet.symmetry import WeightSpace
-    from torch import nn
 
     free = name.endswith("_free") or name in ("cnn", "wide")
     space = WeightSpace.parse(space_text(layout, free))
@@ -193,7 +196,7 @@ def build(name: str, layout: list[int], n: int, taps: int) -> tuple[Any, Any]:
         reduce = "max" if name == "dws_max" else "mean"
         for i in range(5):
             layers += [DWSLinear(space, width if i else taps, width, reduce=reduce),
-                       BlockNorm(space, width), Pointwise(space, width, torch.relu_)]
+                       Pointwise(space, width, torch.relu_)]
     else:
         home, frozen = space, "auto"
         width, depth = (64, 4) if name.startswith("unf64") else (32, 3)
