@@ -72,8 +72,11 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
         if isinstance(value, list) and len(value) == layers and layers > 2:
             found[name] = [_one(change, name, v) for v in value[:2]]
             continue
-        if isinstance(value, dict) and "mrope_section" in value and level == "tiny":
-            found[name] = {**value, "mrope_section": [2, 1, 1]}
+        if name == "layer_types" and value is None:
+            found[name] = ["full_attention"] * 2
+            continue
+        if isinstance(value, dict) and "rope_type" in value and level == "tiny":
+            found[name] = {**value, "mrope_section": [2, 1, 1]}  # read by those that turn in 3 axes
             continue
         if hasattr(value, "model_type"):
             inner = shrunk(value, level)
