@@ -13,8 +13,6 @@ from torch import Tensor
 
 from metanet.nn.basis import Pattern
 
-_EPS = 1e-12  # keeps the gradient of a root finite
-
 
 def diagonal(value: Tensor, pattern: Pattern) -> Tensor:
     """View ``[N, *classes, c]`` of ``value [N, *slots, c]`` where the slots of a class agree."""
@@ -33,7 +31,7 @@ class Reductions:
 
     Args:
         value: ``[N, *slots, c]``.
-        how: ``mean``, ``sum``, ``max``, or ``rms`` (root of the mean square).
+        how: ``mean``, ``sum`` or ``max``.
     """
 
     def __init__(self, value: Tensor, how: str = "mean") -> None:
@@ -62,8 +60,6 @@ class Reductions:
         extra = (known or ready)[-1]
         parent = self.get(pattern, kept | {extra})
         place = 1 + sorted(kept | {extra}).index(extra)
-        if self.how == "rms":
-            return (parent.square().mean(place) + _EPS).sqrt()
         if self.how == "max":
             return parent.amax(place)
         return parent.mean(place) if self.how == "mean" else parent.sum(place)
