@@ -27,8 +27,8 @@ from metanet.symmetry.coverage_card import card
 from metanet.symmetry.coverage_excluded import excluded
 
 Row = dict[str, Any]
-_CPU_SECONDS = 60
-_WALL_SECONDS = 150
+_CPU_SECONDS = 200
+_WALL_SECONDS = 600
 
 
 def names(timm: bool, transformers: bool) -> list[str]:
