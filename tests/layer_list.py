@@ -28,6 +28,7 @@ LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "unf": lambda s: UNFLinear(s, 2, 3),
     "unf_latent": lambda s: UNFLinear(latent(s), 2, 3, frozen="batch"),
     "unf_lowrank": lambda s: UNFLinear(s, 2, 2, mixing="lowrank", rank=3),
+    "unf_role": lambda s: UNFLinear(s, 2, 2, mixing="role"),
     "dws": lambda s: DWSLinear(s, 2, 3),
     "dws_max": lambda s: DWSLinear(s, 2, 2, reduce="max"),
     "gmn": lambda s: GMNLayer(s, 3),

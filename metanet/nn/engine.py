@@ -18,11 +18,12 @@ from torch import Tensor
 
 from metanet.nn.basis import Basis, Bucket, Pattern, Piece
 from metanet.nn.reduce import Reductions, combine, diagonal, from_sorted, to_sorted
+from metanet.nn.roles import Shared
 
 _PAIRS = 4  # of whole blocks that are worth one product each, without stacking
 
-Weight: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""The matrix of a stage, or two factors of it."""
+Weight: TypeAlias = Tensor | tuple[Tensor, Tensor] | Shared
+"""The matrix of a stage, two factors of it, or matrices of roles."""
 
 Parts: TypeAlias = dict[Pattern, list[tuple[frozenset[int], Tensor]]]
 
@@ -180,9 +181,14 @@ def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Weight, target: 
           adjoint: bool, bias: Tensor | None = None) -> Tensor | None:
     """One signature from reductions to the target; gives the stacked reductions, if stacked."""
     source, goal = (stage.columns, stage.rows) if adjoint else (stage.rows, stage.columns)
+    if stage.whole and isinstance(weight, Shared):
+        weight = weight.dense()
     if stage.whole and bias is None and isinstance(weight, Tensor):
         for p, q, part in _slices(source, goal, weight):
             target.products[q.block].append((_turned(reduced[p.block].value, p, q), part))
+        return None
+    if isinstance(weight, Shared):
+        _feed_shared(stage, reduced, weight, target, bias)
         return None
     stacked = _stack(source, reduced)
     mixed = stacked @ weight if isinstance(weight, Tensor) else stacked @ weight[0] @ weight[1]
@@ -191,6 +197,15 @@ def _feed(stage: Stage, reduced: dict[str, Reductions], weight: Weight, target: 
     for piece, (start, width) in zip(goal.pieces, goal.spans, strict=True):
         target.add(piece, mixed.narrow(-1, start, width))
     return stacked
+
+
+def _feed_shared(stage: Stage, reduced: dict[str, Reductions], weight: Shared, target: _Target,
+                 bias: Tensor | None) -> None:
+    pieces = [reduced[p.block].ordered(p.pattern, p.order) for p in stage.rows.pieces]
+    spans = stage.columns.spans
+    for piece, value, (start, width) in zip(stage.columns.pieces, weight(pieces), spans,
+                                            strict=True):
+        target.add(piece, value if bias is None else value + bias.narrow(0, start, width))
 
 
 def forward(found: Plan, values: Sequence[Tensor], weights: Sequence[Weight],
@@ -301,7 +316,7 @@ def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Weight], bias: 
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         values, extras = [v.to(dtype) for v in values], [e.to(dtype) for e in extras]
-        weights = [w.to(dtype) if isinstance(w, Tensor) else (w[0].to(dtype), w[1].to(dtype))
+        weights = [(w[0].to(dtype), w[1].to(dtype)) if isinstance(w, tuple) else w.to(dtype)
                    for w in weights]
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):

@@ -15,9 +15,10 @@ from metanet.graph import WeightBatch
 from metanet.nn.basis import Basis, Bucket, Pattern, Piece, basis
 from metanet.nn.engine import Stage, Weight, mix, plan
 from metanet.nn.grid import is_complete, positions
+from metanet.nn.roles import Shared, Sharing, share
 from metanet.symmetry import WeightSpace
 
-MIXING = ("exact", "lowrank")
+MIXING = ("exact", "lowrank", "role")
 REDUCTIONS = ("mean", "max")
 _PE = 8
 
@@ -46,7 +47,9 @@ class UNFLinear(nn.Module):
         mixing: ``exact``: one weight per basis term, pair of channels and pair of folded fixed
             indices. ``lowrank``: where blocks are reduced before they are mixed, the matrix of
             their signature is a product of two of rank ``rank``, so that its size is linear and
-            not quadratic in the number of blocks: for deep nets.
+            not quadratic in the number of blocks: for deep nets. ``role``: blocks that stand in
+            one structural position share weights (``metanet.nn.roles``): for nets of repeated
+            blocks; needs the fewest weights and the least time, and is not complete.
         rank: of ``lowrank``; by default ``2·c_out``. Matrices that this would not shrink stay.
         frozen: see ``metanet.nn.grid``.
         bias: one vector per output pattern, and a positional bias along large fixed axes.
@@ -75,18 +78,18 @@ class UNFLinear(nn.Module):
             raise SymmetryError(f"mixing={mixing!r} is not known; known are {', '.join(MIXING)}")
         self.space, self.c_in, self.c_out, self.reduce = space, c_in, c_out, reduce
         self.basis: Basis = basis(space, frozen)
-        self.complete = is_complete(space, frozen)
+        self.complete = is_complete(space, frozen) and mixing == "exact"
         self.n_terms = self.basis.n_terms
         self.plan = plan(self.basis, c_in, c_out)
         self.mixing, self.rank = mixing, rank or 2 * c_out
         # Of a factored matrix, ``weights`` holds the second factor and ``first`` the other one.
+        # Of roles, ``weights`` holds the matrices within an instance and ``first`` those of means.
         self.weights, self.first = nn.ParameterList(), nn.ParameterDict()
-        for number, stage in enumerate(self.plan.stages):
-            rows, columns = stage.rows.width, stage.columns.width
-            if self._factored(stage):
-                self.first[str(number)] = nn.Parameter(torch.empty(rows, self.rank))
-                rows = self.rank
-            self.weights.append(nn.Parameter(torch.empty(rows, columns)))
+        self.sharing: Sharing | None = None
+        if mixing == "role":
+            self.sharing = self._share()
+        else:
+            self._allot()
         # The terms without survivors come first: one constant per output block and pattern.
         self.bias = nn.Parameter(torch.empty(self.plan.stages[0].columns.width)) if bias else None
         self.positional = nn.ParameterDict()
@@ -95,13 +98,35 @@ class UNFLinear(nn.Module):
             self.positional[str(key)] = nn.Parameter(torch.empty(_PE, width))
         self.reset_parameters()
 
+    def _allot(self) -> None:
+        """One matrix, or two factors, per signature."""
+        for number, stage in enumerate(self.plan.stages):
+            rows, columns = stage.rows.width, stage.columns.width
+            if self._factored(stage):
+                self.first[str(number)] = nn.Parameter(torch.empty(rows, self.rank))
+                rows = self.rank
+            self.weights.append(nn.Parameter(torch.empty(rows, columns)))
+
+    def _share(self) -> Sharing:
+        """One matrix per role of a signature, or two where it joins several instances."""
+        sharing = share(self.basis, self.c_in, self.c_out)
+        for key, (rows, columns) in enumerate(sharing.sizes):
+            self.weights.append(nn.Parameter(torch.empty(rows, columns)))
+            if sharing.crossing[key]:
+                self.first[str(key)] = nn.Parameter(torch.empty(rows, columns))
+        return sharing
+
     def _factored(self, stage: Stage) -> bool:
         rows, columns = stage.rows.width, stage.columns.width
         return (self.mixing == "lowrank" and not stage.whole
                 and self.rank * (rows + columns) < rows * columns)
 
     def _matrices(self) -> list[Weight]:
-        """The matrix of every stage, or its factors."""
+        """The matrix of every stage, its factors, or the matrices of its roles."""
+        if self.sharing is not None:
+            first = dict(self.first.items())
+            return [Shared(layout, self.weights[layout.key], first.get(str(layout.key)))
+                    for layout in self.sharing.layouts]
         return [(self.first[str(i)], weight) if str(i) in self.first else weight
                 for i, weight in enumerate(self.weights)]
 
@@ -115,15 +140,29 @@ class UNFLinear(nn.Module):
         for bucket in self.basis.buckets:
             for piece in bucket.terms:
                 shares[piece.block] = shares.get(piece.block, 0) + 1
-        for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
-            for piece, (start, width) in self._columns(bucket):
-                scale = 1 / sqrt(shares[piece.block] * weight.shape[0])
-                weight[:, start:start + width].normal_(0, scale)
-        for first in self.first.values():
-            first.normal_(0, 1 / sqrt(len(first)))
+        if self.sharing is not None:
+            self._reset_roles(self.sharing, shares)
+        else:
+            for bucket, weight in zip(self.basis.buckets, self.weights, strict=True):
+                for piece, (start, width) in self._columns(bucket):
+                    scale = 1 / sqrt(shares[piece.block] * weight.shape[0])
+                    weight[:, start:start + width].normal_(0, scale)
+            for first in self.first.values():
+                first.normal_(0, 1 / sqrt(len(first)))
         for extra in (self.bias, *self.positional.values()):
             if extra is not None:
                 extra.zero_()
+
+    def _reset_roles(self, sharing: Sharing, shares: dict[str, int]) -> None:
+        """As without roles; the means over instances get half of what comes in."""
+        for bucket, layout in zip(self.basis.buckets, sharing.layouts, strict=True):
+            both = [self.weights[layout.key]]
+            if sharing.crossing[layout.key]:
+                both.append(self.first[str(layout.key)])
+            for piece, (start, width) in zip(bucket.terms, layout.columns, strict=True):
+                for weight in both:
+                    scale = 1 / sqrt(shares[piece.block] * len(weight) * len(both))
+                    weight[:, start:start + width].normal_(0, scale)
 
     def _columns(self, bucket: Bucket) -> Iterator[tuple[Piece, tuple[int, int]]]:
         start = 0
@@ -151,7 +190,7 @@ class UNFLinear(nn.Module):
     def terms(self) -> Iterator[Term]:
         """Every basis term with its weight (a view): the slow, obvious meaning of this layer."""
         for bucket, matrix in zip(self.basis.buckets, self._matrices(), strict=True):
-            weight = matrix if isinstance(matrix, Tensor) else matrix[0] @ matrix[1]
+            weight = _dense(matrix)
             row = 0
             for feature in bucket.features:
                 height = self.basis.grids[feature.block].width * self.c_in
@@ -163,6 +202,12 @@ class UNFLinear(nn.Module):
         kind = "complete" if self.complete else "not complete"
         return (f"UNFLinear({short(self.space)} -> {short(self.space)}, "
                 f"{self.c_in} -> {self.c_out}, {self.n_terms} terms, {kind})")
+
+
+def _dense(weight: Weight) -> Tensor:
+    if isinstance(weight, Shared):
+        return weight.dense()
+    return weight if isinstance(weight, Tensor) else weight[0] @ weight[1]
 
 
 def _term(feature: Piece, piece: Piece, weight: Tensor) -> Term:
