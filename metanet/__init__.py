@@ -34,6 +34,7 @@ _LAZY = {
     "match": "metanet.symmetry",
     "distance": "metanet.symmetry",
     "rule": "metanet.symmetry",
+    "Alignment": "metanet.tasks.merge",
     "WeightBatch": "metanet.graph",
     "ParameterGraph": "metanet.graph",
 }
