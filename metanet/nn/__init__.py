@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from metanet.nn.attention_pool import AttentionPool
+from metanet.nn.augment import Noise, Orbit
 from metanet.nn.basis import Basis, basis
 from metanet.nn.checks import assert_equivariant
+from metanet.nn.dropout import ChannelDropout
 from metanet.nn.dws import DWSLinear
-from metanet.nn.encoding import Encoding
+from metanet.nn.encoding import ENCODINGS, Encoding
 from metanet.nn.gmn import GMNLayer
 from metanet.nn.latent import Embed, Unembed, latent
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
+from metanet.nn.stack import Stack
 from metanet.nn.unf import Term, UNFLinear
 
 __all__ = [
+    "AttentionPool",
     "Basis",
     "BlockNorm",
+    "ChannelDropout",
     "ChannelLinear",
     "DWSLinear",
     "Embed",
     "Encoding",
+    "ENCODINGS",
     "GMNLayer",
     "InvariantPool",
     "LayerNorm",
+    "Noise",
+    "Orbit",
     "Pointwise",
     "Residual",
+    "Stack",
     "Term",
-    "UNFLinear",
     "Unembed",
+    "UNFLinear",
     "assert_equivariant",
     "basis",
     "latent",

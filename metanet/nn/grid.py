@@ -8,7 +8,7 @@ larger ones are batch axes: slots of a private label, with a positional encoding
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -45,35 +45,35 @@ class Grid:
     kept: tuple[int, ...]    # digit of each slot
     folded: tuple[int, ...]  # digits folded into channels
 
-    @property
-    def width(self) -> int:
-        """Product of the folded sizes."""
-        return prod(self.block.digits[i].size for i in self.folded)
+    width: int = field(init=False, compare=False)                # product of the folded sizes
+    sizes: tuple[int, ...] = field(init=False, compare=False)    # of the slots
+    _widths: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    _order: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    _back: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Sizes of the slots."""
-        return tuple(slot.size for slot in self.slots)
+    def __post_init__(self) -> None:
+        # Worked out once: layers need them at every call, and compilers trace what is left.
+        widths = tuple(self.block.digits[i].size for i in self.folded)
+        last = 1 + len(self.kept) + len(self.folded)
+        order = (0, *(1 + i for i in (*self.kept, *self.folded)), last)
+        back = tuple(sorted(range(len(order)), key=order.__getitem__))
+        for name, value in (("width", prod(widths)), ("_widths", widths), ("_order", order),
+                            ("sizes", tuple(slot.size for slot in self.slots)), ("_back", back)):
+            object.__setattr__(self, name, value)
 
     def fold(self, value: Float[Tensor, "N *factors c"]) -> Float[Tensor, "N *slots wc"]:
         """Move the folded digits beside the channels (major) and merge them."""
         if not self.folded:
             return value
         n, c = value.shape[0], value.shape[-1]
-        order = [0, *(1 + i for i in (*self.kept, *self.folded)), value.ndim - 1]
-        return value.permute(order).reshape(n, *self.sizes, self.width * c)
+        return value.permute(self._order).reshape(n, *self.sizes, self.width * c)
 
     def unfold(self, value: Float[Tensor, "N *slots wc"]) -> Float[Tensor, "N *factors c"]:
         """Inverse of ``fold``."""
         if not self.folded:
             return value
-        widths = [self.block.digits[i].size for i in self.folded]
-        value = value.reshape(*value.shape[:-1], *widths, -1)
-        order = [0, *(1 + i for i in (*self.kept, *self.folded)), value.ndim - 1]
-        back = [0] * len(order)
-        for new, old in enumerate(order):
-            back[old] = new
-        return value.permute(back)
+        c = value.shape[-1] // self.width
+        return value.reshape(*value.shape[:-1], *self._widths, c).permute(self._back)
 
 
 def grids(space: WeightSpace, frozen: str = "auto") -> dict[str, Grid]:

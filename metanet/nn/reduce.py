@@ -97,11 +97,21 @@ def combine(parts: Iterable[tuple[frozenset[int], Tensor]], rank: int) -> list[T
         value = sums.pop(kept)
         larger = [other for other in sums if kept < other]
         if larger:
-            into = min(larger, key=lambda k: sums[k].numel())
+            into = _smallest(larger, sums)
             sums[into] = sums[into] + _spread(value, kept, into)
         else:
             left.append(_spread(value, kept, whole))
     return left
+
+
+def _smallest(names: Sequence[frozenset[int]], sums: dict[frozenset[int], Tensor]
+              ) -> frozenset[int]:
+    """The first name of the smallest sum (a loop: the compiler does not know ``min`` by a key)."""
+    found = names[0]
+    for name in names:
+        if sums[name].numel() < sums[found].numel():
+            found = name
+    return found
 
 
 def _spread(value: Tensor, kept: frozenset[int], into: frozenset[int]) -> Tensor:
