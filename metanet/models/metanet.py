@@ -3,7 +3,7 @@ of neurons."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
         channels: channels of the input batches.
         width: channels of the latent layers.
         depth: number of latent layers.
-        values: see ``metanet.nn.Encoding``.
+        encoding: features of ``metanet.nn.Encoding``.
         head: hidden width of the head.
         dropout: in the head.
 
@@ -101,14 +101,15 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
 
     def __init__(self, space: WeightSpace | Mapping[str, Any] | str, outputs: int = 1,
                  kind: str = "gmn", channels: int = 1, width: int = 16, depth: int = 2,
-                 values: str = "signlog", head: int = 64, dropout: float = 0.2) -> None:
+                 encoding: Sequence[str] = ("raw", "signlog"), head: int = 64,
+                 dropout: float = 0.2) -> None:
         super().__init__()
         _check(kind, dropout, outputs=outputs, channels=channels, width=width, depth=depth,
                head=head)
         self.space = space = _space(space)
         self.c_in, self.outputs = channels, outputs
         self.standardise = Standardise(space, channels)
-        self.encoding = Encoding(space, channels, values)
+        self.encoding = Encoding(space, channels, encoding)
         self.embed = Embed(space, self.encoding.c_out, width)
         home = self.embed.space_out
         self.layers = nn.Sequential(*(_layer(kind, home, width) for _ in range(depth)))
@@ -166,7 +167,8 @@ class Metanet(nn.Module, PyTorchModelHubMixin, library_name="metanet",
     def config(self) -> dict[str, Any]:
         """Plain data that ``from_config`` builds an equal architecture from."""
         known: Any = self._hub_mixin_config or {}
-        return {**known, "space": self.space.to_json()}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
+        return {**plain, "space": self.space.to_json()}
 
     @torch.no_grad()
     def measure(self, batch: WeightBatch, targets: Float[Tensor, "N outputs"]) -> None:

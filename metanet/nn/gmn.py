@@ -3,36 +3,41 @@
 After graph metanetworks (arXiv 2312.04501) and neural graphs (arXiv 2403.12143), on the blocks of
 any space: a block of k slots is a set of hyperedges between k node sets, one per group; a fibred
 group has nodes ``[*over, n]``. A message is ``act(W_e·e + Σ_j W_j·h_j + W_g·u)`` with the node and
-global parts computed once per node and broadcast; nodes collect means of it. Slots have weights of
-their own, so several places of a group in one tensor are told apart, and (in blocks of up to four
-slots) so are its diagonals.
+global parts computed once per node and broadcast; nodes collect means (and sums, maxima,
+deviations, as in PNA, arXiv 2004.05718) of it. Slots have weights of their own, so several places
+of a group in one tensor are told apart, and (in blocks of up to four slots) so are its diagonals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from math import sqrt
-from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metanet.errors import SymmetryError
 from metanet.graph import WeightBatch
-from metanet.nn.basis import Basis, Pattern, Piece, node_basis, node_signature
-from metanet.nn.engine import join
+from metanet.nn.basis import Basis, Piece, node_basis, node_signature
 from metanet.nn.latent import GLOBAL, node_name
-from metanet.nn.reduce import Reductions, combine, diagonal, to_sorted
+from metanet.nn.message import (
+    ACTIVATIONS,
+    AGGREGATES,
+    Activation,
+    Kept,
+    Messages,
+    Parts,
+    gated,
+    message,
+    step,
+    wanted,
+)
+from metanet.nn.order import levels
+from metanet.nn.reduce import Reductions, to_sorted
 from metanet.nn.unf import check_input, short
 from metanet.symmetry import WeightSpace
 
-_Parts: TypeAlias = dict[str, dict[Pattern, list[tuple[frozenset[int], Tensor]]]]
-
-
-# All act on fresh tensors; relu's gradient needs its output only, so it may work in place.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu, "relu": torch.relu_, "silu": F.silu}
+SCHEDULES = ("parallel", "forward")
 
 
 def matrix(rows: int, columns: int, zero: bool = False) -> nn.Parameter:
@@ -48,23 +53,26 @@ class NodeSet(nn.Module):
         incoming: reductions of messages to these nodes.
         outgoing: places of blocks that these nodes are broadcast to.
         state: where the batch holds the states, if it does.
+        widths: channels of the states and of the messages.
+        first: whether states are given to the first messages.
+        second: whether they are given to second messages.
     """
 
     def __init__(self, incoming: tuple[Piece, ...], outgoing: tuple[Piece, ...],
-                 state: Piece | None, c: int, hidden: int,
-                 act: Callable[[Tensor], Tensor], messages: int) -> None:
+                 state: Piece | None, widths: tuple[int, int], act: Activation,
+                 aggregate: tuple[str, ...], first: bool, second: bool) -> None:
         super().__init__()
-        self.act = act
+        c, hidden = widths
+        self.act, self.aggregate, self.hidden = act, aggregate, hidden
         self.incoming, self.outgoing, self.state = incoming, outgoing, state
-        self.hidden = hidden
         held = state is not None
-        self.collect = matrix(len(incoming) * hidden, hidden)
+        self.collect = matrix(len(incoming) * len(aggregate) * hidden, hidden)
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.own = matrix(c, hidden) if held else None
         self.context = matrix(c, hidden)
         self.update = matrix(hidden, c, zero=held)
-        self.before = matrix(c, len(outgoing) * hidden) if held else None
-        self.after = matrix(c, len(outgoing) * hidden) if messages > 1 else None
+        self.before = matrix(c, len(outgoing) * hidden) if first else None
+        self.after = matrix(c, len(outgoing) * hidden) if second else None
 
     def read(self, batch: WeightBatch) -> Tensor | None:
         """The states ``[N, *nodes in canonical order, c]`` that a batch holds."""
@@ -73,32 +81,34 @@ class NodeSet(nn.Module):
         held = Reductions(batch.blocks[self.state.block])
         return held.ordered(self.state.pattern, self.state.order)
 
-    def write(self, blocks: dict[str, Tensor], state: Tensor) -> None:
+    def write(self, blocks: dict[str, Tensor], state: Tensor | None) -> None:
         """Put the states back where they were read."""
-        if self.state is not None:
+        if self.state is not None and state is not None:
             blocks[self.state.block] = to_sorted(state, self.state.order)
 
-    def step(self, messages: dict[str, Reductions], state: Tensor | None,
+    def step(self, messages: dict[str, Messages], state: Tensor | None,
              context: Tensor | None) -> Tensor:
         """New states from messages, old states and the global state ``[N, c]``."""
-        found = [messages[p.block].ordered(p.pattern, p.order) for p in self.incoming]
+        found = [messages[p.block].ordered(p.pattern, p.order, how)
+                 for p in self.incoming for how in self.aggregate]
         value = torch.cat(found, -1) @ self.collect + self.bias
         if state is not None and self.own is not None:
             value = value + state @ self.own
         if context is not None:
             shape = (context.shape[0], *(1,) * (value.ndim - 2), -1)
             value = value + (context @ self.context).reshape(shape)
-        new = self.act(value) @ self.update
+        new = self.act.apply(value) @ self.update
         return new if state is None else state + new
 
-    def give(self, parts: _Parts, state: Tensor | None, weight: Tensor | None) -> None:
+    def give(self, parts: dict[str, Parts], state: Tensor | None, weight: Tensor | None) -> None:
         """Add these nodes' share of the messages to the parts of the blocks."""
         if state is None or weight is None:
             return
         mixed = state @ weight
         for i, piece in enumerate(self.outgoing):
-            value = to_sorted(mixed.narrow(-1, i * self.hidden, self.hidden), piece.order)
-            parts[piece.block].setdefault(piece.pattern, []).append((piece.survivors, value))
+            if piece.block in parts:
+                value = to_sorted(mixed.narrow(-1, i * self.hidden, self.hidden), piece.order)
+                parts[piece.block].setdefault(piece.pattern, []).append((piece.survivors, value))
 
 
 class GMNLayer(nn.Module):
@@ -115,25 +125,29 @@ class GMNLayer(nn.Module):
             the messages that the nodes get, which takes two thirds of the time and needs a latent
             space (the next layer's messages then bring the states to the edges).
         activation: of messages and states: ``gelu``, ``relu`` or ``silu``; relu is the fastest.
+        aggregate: what nodes collect of messages: any of ``mean``, ``sum``, ``max``, ``std``.
+        schedule: ``parallel``: all nodes at once; ``forward``: one layer of the network after the
+            other, from the inputs on, so that news pass through the whole depth in one layer (the
+            time is up to twice that of ``parallel``).
 
     At initialisation the layer is the identity (zero-init residual).
 
     Raises:
-        SymmetryError: if the space has no tensor besides states, for an unknown
-            activation, or if ``messages=1`` on a space without states.
+        SymmetryError: if the space has no tensor besides states, for an unknown option, or if
+            ``messages=1`` on a space without states.
     """
 
     coupled = True
 
     def __init__(self, space: WeightSpace, c: int, hidden: int | None = None,
-                 frozen: str = "auto", activation: str = "gelu", messages: int = 2) -> None:
+                 frozen: str = "auto", activation: str = "gelu", messages: int = 2,
+                 aggregate: Sequence[str] = ("mean",), schedule: str = "parallel") -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise SymmetryError(f"activation={activation!r} is not known; known are "
-                                f"{', '.join(ACTIVATIONS)}")
-        self.act = ACTIVATIONS[activation]
+        _check(activation, tuple(aggregate), schedule)
+        self.act, self.aggregate = ACTIVATIONS[activation], tuple(aggregate)
         self.space, self.c_in, self.c_out, self.hidden = space, c, c, hidden or c
         self.basis, self.messages = node_basis(space, frozen), messages
+        self.schedule = schedule
         states = _states(space, self.basis)
         _check_messages(space, states, messages)
         self.edges = tuple(name for name in self.basis.grids if name not in states.values())
@@ -151,16 +165,22 @@ class GMNLayer(nn.Module):
         self.nodes = nn.ModuleList(self._node_set(label, states.get(label)) for label in labels)
         # The global state is the node set without a group: every block gives it one mean.
         self.root = self._node_set("", states.get(""))
+        self.order = tuple(tuple(1 + labels.index(label) for label in level) for level in
+                           (levels(space) if schedule == "forward" else (tuple(labels),)))
         scalars = self.basis.by_signature[()].terms
         self._whole = {p.block: p.pattern for p in scalars if p.pattern.discrete}
+        self._diagonal = {p.block for bucket in self.basis.buckets
+                          for p in bucket.features if not p.pattern.discrete}
 
     def _node_set(self, label: str, held: str | None) -> NodeSet:
         bucket = self.basis.by_signature[node_signature(self.space, label) if label else ()]
         state = next((p for p in bucket.terms if p.block == held and p.pattern.discrete), None)
         incoming = tuple(p for p in bucket.features if p.block in self.edges)
         outgoing = tuple(p for p in bucket.terms if p.block in self.edges)
-        return NodeSet(incoming, outgoing, state, self.c_in, self.hidden, self.act,
-                       self.messages)
+        # A state that appears on the way is given on where nodes are updated one after the other.
+        first = state is not None or (self.schedule == "forward" and label != "")
+        return NodeSet(incoming, outgoing, state, (self.c_in, self.hidden), self.act,
+                       self.aggregate, first, self.messages > 1)
 
     def forward(self, batch: WeightBatch) -> WeightBatch:
         """``[N, *factors, c]`` → ``[N, *factors, c]``."""
@@ -170,48 +190,78 @@ class GMNLayer(nn.Module):
         sets: list[NodeSet] = [self.root, *self.nodes]
         states = [nodes.read(batch) for nodes in sets]
         context = states[0]
-        mixed = self._messages(values, [(s, x, s.before) for s, x in zip(sets, states,
-                                                                         strict=True)])
-        messages = {name: Reductions(value) for name, value in mixed.items()}
-        new = [nodes.step(messages, state, context)
-               for nodes, state in zip(sets, states, strict=True)]
-        if self.messages > 1:
-            mixed = self._messages(values, [(s, x, s.after)
-                                            for s, x in zip(sets, new, strict=True)])
+        steps = [(*level,) for level in self.order]
+        if self.schedule == "parallel":
+            steps = [(0, *steps[0])]
+        else:
+            steps.append((0,))
+        once = self.messages == 1
+        changed: dict[str, Tensor] = {}
+        for at in steps:
+            last = at is steps[-1]
+            seen, changed = self._pass(values, [(s, x, s.before) for s, x in zip(
+                sets, states, strict=True)], [sets[i] for i in at], gate=once and last)
+            new = {i: sets[i].step(seen, states[i], context) for i in at}
+            states = [new.get(i, state) for i, state in enumerate(states)]
+        if not once:
+            _, changed = self._pass(values, [(s, x, s.after) for s, x in zip(
+                sets, states, strict=True)], [], gate=True)
         blocks = dict(batch.blocks)
-        for name, weight in zip(self.edges, self.edge_out, strict=True):
-            # glu wants the values first and the gates behind them.
-            change = F.glu(mixed[name] @ weight.roll(weight.shape[1] // 2, 1), -1)
-            blocks[name] = grids[name].unfold(change.add_(values[name]))
-        for nodes, state in zip(sets, new, strict=True):
+        for name, value in changed.items():
+            blocks[name] = grids[name].unfold(value)
+        for nodes, state in zip(sets, states, strict=True):
             nodes.write(blocks, state)
         return batch.with_blocks(blocks)
 
-    def _messages(self, values: dict[str, Tensor],
-                  givers: list[tuple[NodeSet, Tensor | None, Tensor | None]]
-                  ) -> dict[str, Tensor]:
-        """``act(W_e·e + Σ W_j·h_j + W_g·u)`` of every block, ``[N, *slots, hidden]``."""
-        parts: _Parts = {name: {} for name in self.edges}
+    def _pass(self, values: dict[str, Tensor],
+              givers: list[tuple[NodeSet, Tensor | None, Tensor | None]],
+              takers: list[NodeSet], gate: bool
+              ) -> tuple[dict[str, Messages], dict[str, Tensor]]:
+        """Messages of all blocks that the takers (or, with ``gate``, the edges) need."""
+        pieces: dict[str, list[Piece]] = {}
+        for nodes in takers:
+            for piece in nodes.incoming:
+                pieces.setdefault(piece.block, []).append(piece)
+        parts: dict[str, Parts] = {name: {} for name in self.edges if gate or name in pieces}
         for nodes, state, weight in givers:
             nodes.give(parts, state, weight)
-        return {name: self.act(self._message(values[name], parts[name], self._whole[name], weight,
-                                           bias))
-                for name, weight, bias in zip(self.edges, self.edge_in, self.edge_bias,
-                                              strict=True)}
+        seen: dict[str, Messages] = {}
+        changed: dict[str, Tensor] = {}
+        for number, name in enumerate(self.edges):
+            if name in parts:
+                seen[name], new = self._block(number, values[name], parts[name],
+                                              pieces.get(name, []), gate)
+                if new is not None:
+                    changed[name] = new
+        return seen, changed
 
-    @staticmethod
-    def _message(value: Tensor, parts: dict[Pattern, list[tuple[frozenset[int], Tensor]]],
-                 whole: Pattern, weight: Tensor, bias: Tensor) -> Tensor:
-        constant = (frozenset[int](), bias.unsqueeze(0))
-        total = join(value, weight, [constant, *parts.get(whole, ())])
-        for pattern, terms in parts.items():
-            for part in combine(terms, len(pattern.classes)) if pattern is not whole else ():
-                diagonal(total, pattern).add_(part)
-        return total
+    def _block(self, number: int, value: Tensor, parts: Parts, pieces: list[Piece], gate: bool
+               ) -> tuple[Messages, Tensor | None]:
+        name, sizes = self.edges[number], value.shape[1:-1]
+        whole, weight, out = self._whole[name], self.edge_in[number], self.edge_out[number]
+        constant: tuple[Kept, Tensor] = (frozenset(), self.edge_bias[number].unsqueeze(0))
+        terms: list[tuple[Kept, Tensor]] = [constant, *parts.get(whole, ())]
+        plain = torch.compiler.is_compiling() or torch.is_autocast_enabled(value.device.type)
+        if not plain and name not in self._diagonal:
+            reduce = wanted(((p.pattern, p.order) for p in pieces), self.aggregate)
+            new, known = step(value, weight, out if gate else None, terms, reduce, self.act, whole)
+            return Messages(None, known, sizes), new
+        found = message(value, weight, {**parts, whole: terms}, whole, self.act)
+        return Messages(found, {}, sizes), gated(value, found, out) if gate else None
 
     def __repr__(self) -> str:
         return (f"GMNLayer({short(self.space)} -> {short(self.space)}, {self.c_in} -> "
-                f"{self.c_out}, hidden {self.hidden}, {len(self.nodes)} node sets)")
+                f"{self.c_out}, hidden {self.hidden}, {len(self.nodes)} node sets, "
+                f"{'+'.join(self.aggregate)}, {self.schedule})")
+
+
+def _check(activation: str, aggregate: tuple[str, ...], schedule: str) -> None:
+    for what, value, known in (("activation", activation, tuple(ACTIVATIONS)),
+                               ("schedule", schedule, SCHEDULES)):
+        if value not in known:
+            raise SymmetryError(f"{what}={value!r} is not known; known are {', '.join(known)}")
+    if not aggregate or not set(aggregate) <= set(AGGREGATES):
+        raise SymmetryError(f"aggregate={aggregate!r} must be some of {', '.join(AGGREGATES)}")
 
 
 def _check_messages(space: WeightSpace, states: dict[str, str], messages: int) -> None:

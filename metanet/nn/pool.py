@@ -14,7 +14,8 @@ from metanet.nn.grid import grids
 from metanet.nn.unf import check_input, short
 from metanet.symmetry import WeightSpace
 
-STATS = ("mean", "std", "max", "min")
+STATS = ("mean", "std", "max", "min", "sum")
+PER = ("block", "role", "layer")
 _EPS = 1e-12
 
 
@@ -24,9 +25,10 @@ class InvariantPool(nn.Module):
     Args:
         space: of the input.
         c: channels in.
-        stats: of ``mean``, ``std``, ``max``, ``min``.
-        per: ``block``, or ``role``: the mean over the blocks of one role (folded indices too), so
-            that the width of the output does not grow with depth.
+        stats: of ``mean``, ``std``, ``max``, ``min``, ``sum``.
+        per: ``block``; or the mean over the blocks (folded indices too) of one ``role``, so that
+            the width of the output does not grow with depth, or of one ``layer`` (equal depth in
+            the space's meta).
         frozen: see ``metanet.nn.grid``.
         blocks: only these; by default all.
 
@@ -40,19 +42,21 @@ class InvariantPool(nn.Module):
                  per: str = "block", frozen: str = "auto",
                  blocks: Collection[str] | None = None) -> None:
         super().__init__()
-        if per not in ("block", "role") or not set(stats) <= set(STATS) or not stats:
+        if per not in PER or not set(stats) <= set(STATS) or not stats:
             raise SymmetryError(f"InvariantPool(stats={stats!r}, per={per!r}): stats are of "
-                                f"{', '.join(STATS)}, per is 'block' or 'role'")
+                                f"{', '.join(STATS)}; per is one of {', '.join(PER)}")
         self.space, self.c_in, self.stats, self.per = space, c, stats, per
         every = grids(space, frozen if per == "block" else "batch")
         self.grids = {k: v for k, v in every.items() if blocks is None or k in blocks}
         if not self.grids or not set(blocks or ()) <= set(every):
             raise SymmetryError(f"InvariantPool(blocks={blocks!r}): the space has no such block")
-        self.roles: dict[str, list[str]] = {}
+        self.parts: dict[str, list[str]] = {}
         for name, grid in self.grids.items():
-            self.roles.setdefault(space.tensor_meta(grid.block.tensor).role, []).append(name)
+            meta = space.tensor_meta(grid.block.tensor)
+            part = meta.role if per == "role" else str(meta.depth)
+            self.parts.setdefault(part, []).append(name)
         widths = [grid.width for grid in self.grids.values()]
-        self.c_out = c * len(stats) * (sum(widths) if per == "block" else len(self.roles))
+        self.c_out = c * len(stats) * (sum(widths) if per == "block" else len(self.parts))
 
     def forward(self, batch: WeightBatch) -> Float[Tensor, "N c_out"]:
         """``[N, *factors, c]`` → ``[N, c_out]``, block after block."""
@@ -62,7 +66,7 @@ class InvariantPool(nn.Module):
         if self.per == "block":
             return torch.cat(list(pooled.values()), -1)
         return torch.cat([torch.stack([pooled[name] for name in names]).mean(0)
-                          for names in self.roles.values()], -1)
+                          for names in self.parts.values()], -1)
 
     def _pool(self, value: Tensor) -> Tensor:
         entries = value.reshape(len(value), -1, value.shape[-1])
@@ -74,6 +78,8 @@ class InvariantPool(nn.Module):
             found["max"] = entries.amax(1)
         if "min" in self.stats:
             found["min"] = entries.amin(1)
+        if "sum" in self.stats:
+            found["sum"] = entries.sum(1)
         return torch.cat([found[stat] for stat in self.stats], -1)
 
     def __repr__(self) -> str:

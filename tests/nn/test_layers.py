@@ -14,14 +14,13 @@ from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.graph import WeightBatch
 from metanet.nn import (
     Embed,
-    Encoding,
     GMNLayer,
     InvariantPool,
     assert_equivariant,
     latent,
 )
 from metanet.nn.checks import random_batch, randomised
-from metanet.symmetry import Meta, TensorMeta, WeightSpace
+from metanet.symmetry import WeightSpace
 from metanet.testing import random_space
 
 
@@ -138,24 +137,6 @@ def test_pool_values() -> None:
     torch.testing.assert_close(roles(batch), torch.stack([b.mean(1), w.mean((1, 2))], -1))
     with pytest.raises(SymmetryError, match="stats"):
         InvariantPool(space, 1, ("median",))
-
-
-def test_encoding_channels() -> None:
-    text = "space v1\ngroup a = S(2)\nw1: a 3!\nw2: 4! a"
-    plain = WeightSpace.parse(text)
-    meta = Meta({"w1": TensorMeta(depth=1), "w2": TensorMeta("head", depth=2)})
-    space = WeightSpace(plain.normal_groups, plain.tensors, meta=meta)
-    layer = Encoding(space, 1, "signlog", depth=True, role=True, position=True)
-    value = torch.tensor([[-1.0, 0.0, 1.0], [1e-3, -1e-3, 2.0]]).reshape(1, 2, 3, 1)
-    out = layer(WeightBatch(space, {"w1": value, "w2": torch.zeros(1, 4, 2, 1)}))
-    w1, w2 = out.blocks["w1"], out.blocks["w2"]
-    assert layer.c_out == w1.shape[-1] == 2 + 1 + 2 + 8
-    torch.testing.assert_close(w1[0, 0, :, 1], torch.tensor([-1.0, 0.0, 1.0]))
-    assert torch.equal(w1[0, 0, 0, 2:5], torch.tensor([0.5, 0.0, 1.0]))
-    assert torch.equal(w2[0, 0, 0, 2:5], torch.tensor([1.0, 1.0, 0.0]))
-    assert torch.equal(w1[0, 0, :, 5:], w1[0, 1, :, 5:]) and len(w1[0, 0, :, 5].unique()) == 3
-    with pytest.raises(SymmetryError, match="values"):
-        Encoding(space, 1, "log")
 
 
 def test_layers_refuse_other_spaces_and_channels() -> None:
