@@ -1,4 +1,4 @@
-"""UNFLinear beside the published one: ``python -m tests.bench.outside_unf --peers DIR --jax PYTHON``.
+"""UNFLinear beside the published one: ``python -m tests.bench.outside_unf --peers DIR --jax PY``.
 
 For every pair of axis specifications that the published code takes (it fails where an axis stands
 three times in a tensor, or where two diagonals follow one another), the matrices of its basis terms

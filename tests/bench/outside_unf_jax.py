@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def terms(gen_basis, out, inp, sizes):  # noqa: ANN001, ANN201 - a script for another interpreter
+def terms(gen_basis, out, inp, sizes):
     shape_in, shape_out = ([sizes[g] for g in spec] for spec in (inp, out))
     count = int(np.prod(shape_in))
     rows = []
