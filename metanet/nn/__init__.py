@@ -13,6 +13,7 @@ from metanet.nn.gmn import GMNLayer
 from metanet.nn.latent import Embed, Unembed, latent
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
+from metanet.nn.probes import Probes
 from metanet.nn.stack import Stack
 from metanet.nn.unf import Term, UNFLinear
 
@@ -32,6 +33,7 @@ __all__ = [
     "Noise",
     "Orbit",
     "Pointwise",
+    "Probes",
     "Residual",
     "Stack",
     "Term",
