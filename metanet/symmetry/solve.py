@@ -64,7 +64,8 @@ class Solver:
         return (made,)
 
     def cat(self, parts: Sequence[Expr]) -> Expr:
-        """The direct sum of products."""
+        """The direct sum of products; empty ones vanish."""
+        parts = [part for part in parts if length(part)] or parts[:1]
         if len(parts) == 1:
             return parts[0]
         size = sum(length(part) for part in parts)
@@ -379,6 +380,8 @@ class Solver:
     def _cut(self, expr: Expr, lo: int, hi: int, steps: list[tuple[Factor, int, int]]) -> Expr:
         if lo == 0 and hi == length(expr):
             return expr
+        if lo >= hi:
+            return self.fixed(0, f"nothing is taken at {self.via}")
         digits = atoms(expr)
         head, rest = digits[0], tuple(digits[1:])
         minor = length(rest)

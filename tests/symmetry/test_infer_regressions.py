@@ -306,3 +306,24 @@ def test_dropout_and_pooling_in_any_mode() -> None:
     assert signatures(space) == models.s(6)
     assert found.ok
     assert module.training
+
+
+class EmptyPart(nn.Module):
+    """Joins an empty part to the rest, as rotary embeddings without a class token do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 6) for _ in range(3))
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        k = torch.cat([k[:, :0], k[:, 0:].tanh()], dim=1)
+        read = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(read).sum(1)
+
+
+def test_empty_parts_vanish() -> None:
+    space, found = proved(EmptyPart(), torch.randn(2, 5, 6))
+    assert signatures(space) == models.s(6, 6)
+    assert found.ok and not space.meta.unsupported
