@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from metanet.models.editor import Editor
 from metanet.models.metanet import Metanet
 from metanet.models.train import Fit, fit
 
-__all__ = ["Fit", "Metanet", "fit"]
+__all__ = ["Editor", "Fit", "Metanet", "fit"]
