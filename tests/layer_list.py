@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from metanet.graph import WeightBatch
 from metanet.nn import (
     ENCODINGS,
     AttentionPool,
@@ -19,6 +20,7 @@ from metanet.nn import (
     GMNLayer,
     InvariantPool,
     LayerNorm,
+    MixedGMNLayer,
     Noise,
     Orbit,
     Pointwise,
@@ -28,7 +30,23 @@ from metanet.nn import (
     UNFLinear,
     latent,
 )
+from metanet.nn.mixed import typed
 from metanet.symmetry import WeightSpace
+
+
+class OnSpace(nn.Module):
+    """A layer that takes every space, on one."""
+
+    def __init__(self, layer: nn.Module, space: WeightSpace) -> None:
+        super().__init__()
+        self.layer, self.space, self.c_in = layer, space, layer.c_in
+
+    def forward(self, batch: WeightBatch) -> WeightBatch:
+        return self.layer(batch)
+
+    def __repr__(self) -> str:
+        return f"OnSpace({self.layer!r})"
+
 
 LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "unf": lambda s: UNFLinear(s, 2, 3),
@@ -64,4 +82,5 @@ LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "channel_dropout": lambda s: ChannelDropout(s, 2),
     "orbit": lambda s: Orbit(s, 2),
     "noise": lambda s: Noise(s, 2),
+    "mixed": lambda s: OnSpace(MixedGMNLayer(2), typed(s)),
 }

@@ -11,6 +11,7 @@ from metanet.nn.dws import DWSLinear
 from metanet.nn.encoding import ENCODINGS, Encoding
 from metanet.nn.gmn import GMNLayer
 from metanet.nn.latent import Embed, Unembed, latent
+from metanet.nn.mixed import MixedGMNLayer
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
 from metanet.nn.probes import Probes
@@ -30,6 +31,7 @@ __all__ = [
     "GMNLayer",
     "InvariantPool",
     "LayerNorm",
+    "MixedGMNLayer",
     "Noise",
     "Orbit",
     "Pointwise",
