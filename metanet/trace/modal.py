@@ -179,7 +179,9 @@ def _pairs(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named]
             yield {**words, "pixel_values": pixels, "decoder_input_ids": _plain_ids(config, 2, 5)}
             if "bbox" in order:
                 yield {**words, "bbox": _boxes(), "pixel_values": pixels}
-            yield {**words, "pixel_values": pixels[:, None].repeat(1, 2, 1, 1, 1)}
+            for frames in dict.fromkeys([_field(_vision(config), "num_frames") or 2, 2]):
+                film = normal(2, frames, *pixels.shape[1:], dtype=dtype)
+                yield {**words, "pixel_values": film}
     for name in ("input_features", "input_values"):
         if name in order:
             for sound in _sounds(config, name, dtype):
@@ -244,7 +246,8 @@ def _images(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named
             for frames in dict.fromkeys(
                     [_field(_vision(config), "num_frames", "frames_per_clip") or 4, 2]):
                 if isinstance(frames, int) and frames <= 64:
-                    yield {name: pixels[:, None].repeat(1, frames, 1, 1, 1), **decoder}
+                    film = normal(2, frames, *pixels.shape[1:], dtype=dtype)
+                    yield {name: film, **decoder}
             if "pixel_mask" in order:
                 yield {name: pixels, "pixel_mask": torch.ones(2, *size, dtype=torch.long)}
 

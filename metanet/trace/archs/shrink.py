@@ -30,6 +30,7 @@ _EXACT: tuple[tuple[str, int], ...] = (
     (r"n_shared_experts|num_shared_experts", 1),
     (r"\w*(num_experts_per_tok\w*|top_k_experts|moe_k|moe_topk|experts_top_k)", 2),
     (r"n_group|topk_group", 1),
+    (r"num_kv_shared_layers", 0),
     (r"(mamba_|ssm_)?(d_state|state_size|n_state)", 4),
     (r"mamba_d_head|mamba_head_dim", 16),
     (r"(mamba_|ssm_)?n_groups", 1),
@@ -55,6 +56,9 @@ _NOT_WIDTH = re.compile(
 _KEPT = re.compile(r"num_feat_extract_layers|num_hidden_layers_per\w*")
 _NESTED = {"attention_types": [[["global", "local"], 1]], "prediction_length": 4}
 """Fields whose form, or whose lack of a default, names do not tell."""
+_LAYER_FIELDS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_DERIVED = {"transformers_version", "out_features", "out_indices", "stage_names", "torch_dtype",
+            "dtype"}
 _TOKEN = re.compile(r"\w*(token_id|token_index|token_idx|_id)$")
 _COUNTS = re.compile(
     r"depths?|\w*layers|num_blocks\w*|\w*_depths?|layer_depths|repeats|num_conv\w*")
@@ -64,13 +68,19 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
     """Constructor arguments that make ``type(config)`` small; parts with configs included."""
     change = {"tiny": _tiny, "scaled": _scaled, "shallow": _shallow}[level]
     found: dict[str, Any] = {k: v for k, v in _NESTED.items() if k in vars(config)}
-    layers = getattr(config, "num_hidden_layers", getattr(config, "num_layers", None))
+    layers, kept = _layer_count(config), _kept_layers(config)
     tokens = iter(range(_VOCAB - 1, 40, -1))
     for name, value in vars(config).items():
         if name.startswith("_") or name in ("model_type", "transformers_version", *_NESTED):
             continue
         if isinstance(value, list) and len(value) == layers and layers > 2:
-            found[name] = [_one(change, name, v) for v in value[:2]]
+            found[name] = [_one(change, name, value[at]) for at in kept]
+            continue
+        if name in _LAYER_FIELDS and value == layers and len(kept) > 2:
+            found[name] = len(kept)
+            continue
+        if name == "head_dim" and value is None and level == "tiny":
+            found[name] = 8
             continue
         if name == "layer_types" and value is None:
             found[name] = ["full_attention"] * 2
@@ -79,13 +89,40 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
             found[name] = {**value, "mrope_section": [2, 1, 1]}  # read by those that turn in 3 axes
             continue
         if hasattr(value, "model_type"):
-            inner = shrunk(value, level)
-            found[name] = {**inner, "model_type": value.model_type}
+            told = {k: v for k, v in value.to_diff_dict().items() if k not in _DERIVED}
+            found[name] = {**told, **shrunk(value, level), "model_type": value.model_type}
             continue
         new = _token(name, value, tokens) if _TOKEN.fullmatch(name) else change(name, value)
         if new is not None and new != value:
             found[name] = new
-    return _agree(config, found)
+    return _outputs(config, _agree(config, found))
+
+
+def _layer_count(config: Any) -> int | None:
+    """How many layers lists of one entry per layer have; stages are not layers."""
+    if hasattr(config, "depths"):
+        return None
+    return next((n for f in _LAYER_FIELDS if _integer(n := getattr(config, f, None))), None)
+
+
+def _kept_layers(config: Any) -> list[int]:
+    """Which layers stay: the first of each type, two at least."""
+    types, layers = getattr(config, "layer_types", None), _layer_count(config)
+    if not isinstance(types, list) or len(types) != layers:
+        return [0, 1]
+    first = sorted({kind: at for at, kind in reversed(list(enumerate(types)))}.values())
+    return first if len(first) > 1 else [0, 1]
+
+
+def _outputs(config: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """A backbone without stages has as many layers as it gives outputs, and gives the last."""
+    wanted = getattr(config, "out_indices", None)
+    field = next((f for f in _LAYER_FIELDS if f in found), None)
+    if field is None or hasattr(config, "depths") or not isinstance(wanted, (list, tuple)):
+        return found
+    found[field] = max(found[field], len(wanted))
+    last = range(found[field] - len(wanted) + 1, found[field] + 1)
+    return {**found, "out_indices": list(last), "out_features": None}
 
 
 def _one(change: Callable[[str, Any], Any], name: str, value: Any) -> Any:
@@ -165,6 +202,8 @@ def _listed(name: str, value: Any) -> Any:
     """Lists of counts become ones; lists of widths are divided."""
     if not value or not all(_integer(v) for v in value):
         return None
+    if re.fullmatch(r"\w*feature_layers?", name):
+        return list(range(-1, -1 - len(value), -1))
     if _COUNTS.fullmatch(name):
         return [min(v, 1) for v in value]
     if re.fullmatch(r"\w*num\w*_heads|num_heads", name):

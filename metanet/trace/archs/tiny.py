@@ -5,6 +5,7 @@ Used to measure coverage: nothing is downloaded, and no family has code of its o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,10 @@ _PREFERRED = (
 )
 _OFF = ("use_cache", "use_pretrained_backbone", "use_timm_backbone", "output_attentions",
         "output_hidden_states", "use_mems_eval", "use_kernels", "use_mambapy", "use_router_jitter")
+
+
+_CLASSES = 2
+"""How many classes of a model type are tried."""
 
 
 def model_types() -> list[str]:
@@ -69,20 +74,32 @@ def tiny_models(kind: str) -> Iterator[tuple[str, nn.Module]]:
     errors: list[str] = []
     built = False
     for level in LEVELS:
-        for name in class_names(kind)[:2]:
+        made = 0
+        for name in class_names(kind):
+            if made == _CLASSES:
+                break
             try:
                 config = _config(CONFIG_MAPPING[kind], level)
-                cls = getattr(transformers, name)
-                with meta_parameters():
-                    attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
-                    module = cls._from_config(config, attn_implementation=attention)
+                module = _module(getattr(transformers, name), config)
             except Exception as error:
                 errors.append(f"{name}, {level}: {type(error).__name__}: {str(error)[:300]}")
                 continue
-            built = True
+            built, made = True, made + 1
             yield f"{name} ({level})", module.eval()
     if not built:
         raise TraceError(errors[0] if errors else f"no class of transformers builds {kind!r}")
+
+
+def _module(cls: Any, config: Any) -> Any:
+    """A model on meta; where a part of it does not know fused attention, all of it is plain."""
+    with meta_parameters():
+        try:
+            attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
+            return cls._from_config(copy.deepcopy(config), attn_implementation=attention)
+        except ValueError as error:
+            if "attention implementation" not in str(error):
+                raise
+            return cls._from_config(config, attn_implementation="eager")
 
 
 def _config(cls: Any, level: str) -> Any:
