@@ -21,6 +21,7 @@ from metanet.nn import (
     InvariantPool,
     LayerNorm,
     MixedGMNLayer,
+    NGTLayer,
     Noise,
     Orbit,
     Pointwise,
@@ -82,5 +83,6 @@ LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "channel_dropout": lambda s: ChannelDropout(s, 2),
     "orbit": lambda s: Orbit(s, 2),
     "noise": lambda s: Noise(s, 2),
+    "ngt": lambda s: NGTLayer(latent(s), 3, heads=2),
     "mixed": lambda s: OnSpace(MixedGMNLayer(2), typed(s)),
 }

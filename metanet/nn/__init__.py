@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metanet.nn.attention import NGTLayer
 from metanet.nn.attention_pool import AttentionPool
 from metanet.nn.augment import Noise, Orbit
 from metanet.nn.basis import Basis, basis
@@ -32,6 +33,7 @@ __all__ = [
     "InvariantPool",
     "LayerNorm",
     "MixedGMNLayer",
+    "NGTLayer",
     "Noise",
     "Orbit",
     "Pointwise",

@@ -148,7 +148,7 @@ class GMNLayer(nn.Module):
         self.space, self.c_in, self.c_out, self.hidden = space, c, c, hidden or c
         self.basis, self.messages = node_basis(space, frozen), messages
         self.schedule = schedule
-        states = _states(space, self.basis)
+        states = states_held(space, self.basis)
         _check_messages(space, states, messages)
         self.edges = tuple(name for name in self.basis.grids if name not in states.values())
         if not self.edges:
@@ -273,8 +273,8 @@ def _check_messages(space: WeightSpace, states: dict[str, str], messages: int) -
                             f"work on nn.latent(space), or take messages=2")
 
 
-def _states(space: WeightSpace, seen: Basis) -> dict[str, str]:
-    """Group label (empty for the global state) → the tensor that holds its states."""
+def states_held(space: WeightSpace, seen: Basis) -> dict[str, str]:
+    """Group label (empty for the global state) → the tensor that holds its states, if one does."""
     found = {}
     for group in space.normal_groups:
         grid = seen.grids.get(node_name(group.label))
