@@ -101,26 +101,49 @@ def _pixels(config: Any, size: tuple[int, int], dtype: torch.dtype, batch: int =
 
 def _places(module: nn.Module, config: Any, order: list[str], dtype: torch.dtype
             ) -> Iterator[Named]:
-    token = _field(config, "image_token_id", "image_token_index")
-    encode = getattr(module, "get_image_features", None)
+    """Text in which tokens hold the places of an image or of a sound."""
     small = sum(p.numel() for p in module.parameters()) <= _LARGEST
-    if not isinstance(token, int) or encode is None or not small or "input_ids" not in order:
+    if not small or "input_ids" not in order:
         return
-    real = with_values(module)
-    known = set(inspect.signature(encode).parameters)
-    for images in _image_arguments(config, order, dtype):
-        accepted = {k: v for k, v in images.items() if k in known or "kwargs" in known}
-        places = _count(real, accepted, config)
-        if places is None:
+    real = None
+    for label, arguments in (("image", _image_arguments), ("audio", _audio_arguments)):
+        token = _field(config, f"{label}_token_id", f"{label}_token_index")
+        encode = getattr(module, f"get_{label}_features", None)
+        if not isinstance(token, int) or encode is None:
             continue
-        row = torch.cat([_plain_ids(config, 1, _HEAD), torch.full((1, places), token),
-                         _plain_ids(config, 1, 4)], 1)
-        yield {"input_ids": row, **images}
-        mask = torch.ones_like(row)
-        extra = {k: v for k, v in (("attention_mask", mask),
-                                   ("mm_token_type_ids", (row == token).long()),
-                                   ("token_type_ids", (row == token).long())) if k in order}
-        yield {"input_ids": row, **extra, **images}
+        real = real if real is not None else with_values(module)
+        known = set(inspect.signature(encode).parameters)
+        for given in arguments(config, order, dtype):
+            accepted = {k: v for k, v in given.items() if k in known or "kwargs" in known}
+            places = _count(getattr(real, f"get_{label}_features"), accepted, config)
+            if places is not None:
+                yield from _placed(config, order, token, places, given)
+
+
+def _placed(config: Any, order: list[str], token: int, places: int, given: Named
+            ) -> Iterator[Named]:
+    row = torch.cat([_plain_ids(config, 1, _HEAD), torch.full((1, places), token),
+                     _plain_ids(config, 1, 4)], 1)
+    yield {"input_ids": row, **given}
+    mask = torch.ones_like(row)
+    extra = {k: v for k, v in (("attention_mask", mask),
+                               ("mm_token_type_ids", (row == token).long()),
+                               ("token_type_ids", (row == token).long())) if k in order}
+    yield {"input_ids": row, **extra, **given}
+
+
+def _audio_arguments(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named]:
+    """One sound, with its mask where the signature has one."""
+    masks = [n for n in ("input_features_mask", "feature_attention_mask", "padding_mask")
+             if n in order]
+    for name in ("input_features", "input_values"):
+        for sound in _sounds(config, name, dtype) if name in order else ():
+            one = sound[name][:1]
+            for frames in dict.fromkeys((one.shape[-1], one.shape[1])):
+                ones = torch.ones(1, frames, dtype=torch.long)
+                yield {name: one, **dict.fromkeys(masks[:1], ones)}
+            if not masks:
+                yield {name: one}
 
 
 def _image_arguments(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named]:
@@ -130,26 +153,35 @@ def _image_arguments(config: Any, order: list[str], dtype: torch.dtype) -> Itera
         time = _field(vision, "temporal_patch_size") or 1
         for steps in dict.fromkeys((time, 1)):
             width = _channels(config) * steps * patch * patch
-            yield {"pixel_values": normal(4 * 6, width, dtype=dtype),
-                   "image_grid_thw": torch.tensor([[1, 4, 6]])}
+            grid = {"image_grid_thw": torch.tensor([[1, 4, 6]])}
+            yield {"pixel_values": normal(4 * 6, width, dtype=dtype), **grid}
+        patches = normal(1, 4 * 6, _channels(config), patch, patch, dtype=dtype)
+        yield {"pixel_values": patches, **grid}
+        yield {"pixel_values": patches[0], **grid}
     for size in _sizes(config)[:3]:
         pixels = _pixels(config, size, dtype, batch=1)
+        if "high_res_pixel_values" in order:
+            for finer in _sizes(config)[:3]:
+                yield {"pixel_values": pixels,
+                       "high_res_pixel_values": _pixels(config, finer, dtype, batch=1)}
         yield {"pixel_values": pixels}
         sizes = torch.tensor([size])
         if "image_sizes" in order:
             yield {"pixel_values": pixels, "image_sizes": sizes}
-            yield {"pixel_values": pixels[:, None].repeat(1, 2, 1, 1, 1), "image_sizes": sizes}
+            for tiles in (2, 3, 5):
+                tiled = normal(1, tiles, *pixels.shape[1:], dtype=dtype)
+                yield {"pixel_values": tiled, "image_sizes": sizes}
         if "pixel_attention_mask" in order:
             yield {"pixel_values": pixels[:, None],
                    "pixel_attention_mask": torch.ones(1, 1, *size, dtype=torch.long)}
         yield {"pixel_values": pixels[:, None]}
 
 
-def _count(real: nn.Module, images: Named, config: Any) -> int | None:
-    """How many rows the image encoder gives for these images; None where it refuses them."""
+def _count(encode: Callable[..., Any], given: Named, config: Any) -> int | None:
+    """How many rows the encoder gives for these images or sounds; None where it refuses them."""
     try:
         with torch.no_grad():
-            out = real.get_image_features(**images)  # type: ignore[operator]
+            out = encode(**given)
     except Exception:
         return None
     found = getattr(out, "pooler_output", None)

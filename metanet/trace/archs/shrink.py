@@ -44,6 +44,7 @@ _EXACT: tuple[tuple[str, int], ...] = (
     (r"\w*image_size|img_size", 32),
     (r"\w*patch_size", 8),
     (r"num_frames", 4),
+    (r"mm_tokens_per_image", 4),
 )
 _LAYERS = re.compile(
     r"num_\w*layers|\w*(n_layers?|num_layers|_layers|depth|num_blocks|n_block|num_stages_x)$")
@@ -54,7 +55,11 @@ _NOT_WIDTH = re.compile(
     r"\w*(patch|kernel|window|image|img|num_channels|in_channels|stride|batch|chunk|vocab|"
     r"input_size|head_dim|pool|group|act|dropout|type_vocab|context|block|conv_dim$|in_chans)\w*")
 _KEPT = re.compile(r"num_feat_extract_layers|num_hidden_layers_per\w*")
-_NESTED = {"attention_types": [[["global", "local"], 1]], "prediction_length": 4}
+_NESTED: dict[str, Any] = {
+    "attention_types": [[["global", "local"], 1]], "prediction_length": 4,
+    "image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]],
+    "projector_patch_to_query_dict": {16: 5},
+}
 """Fields whose form, or whose lack of a default, names do not tell."""
 _LAYER_FIELDS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _DERIVED = {"transformers_version", "out_features", "out_indices", "stage_names", "torch_dtype",
