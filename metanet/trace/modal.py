@@ -141,7 +141,7 @@ def _audio_arguments(config: Any, order: list[str], dtype: torch.dtype) -> Itera
             one = sound[name][:1]
             for frames in dict.fromkeys((one.shape[-1], one.shape[1])):
                 ones = torch.ones(1, frames, dtype=torch.long)
-                yield {name: one, **dict.fromkeys(masks[:1], ones)}
+                yield {name: one, **dict.fromkeys(masks, ones)}
             if not masks:
                 yield {name: one}
 
