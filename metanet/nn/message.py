@@ -3,8 +3,8 @@
 ``m = act(W·e + Σ parts)``; the nodes get means (sums, maxima, deviations) of ``m``; the edges
 become ``e + (W_v·m) ⊙ σ(W_g·m)``. Written as one autograd function that walks over a few members
 at a time, so that what is as large as the block is read and written once and all between stays in
-the cache. The backward pass keeps ``e`` and one tensor of the width of the messages, and computes
-the gates again.
+the cache. The backward pass keeps ``e`` and one tensor of the width of the messages (with gelu and
+silu two), and computes the gates again.
 """
 
 from __future__ import annotations
@@ -175,6 +175,10 @@ class EdgeStep(torch.autograd.Function):
         found = [value.new_empty(len(value), *(shape[i] for i in sorted(kept)), h)
                  for _, kept in plan.reduce]
         saved = value.new_empty(*value.shape[:-1], h) if keep else None
+        # The messages themselves come back only through gates, deviations and maxima.
+        both = keep and not plan.act.by_output and (
+            out is not None or any(how != "mean" for how, _ in plan.reduce))
+        acted = torch.empty_like(saved) if saved is not None and both else None
         gates = out[:, :k].contiguous() if out is not None else None
         lifts = out[:, k:].contiguous() if out is not None else None
         for rows in _chunks(value, h):
@@ -186,6 +190,8 @@ class EdgeStep(torch.autograd.Function):
             m = plan.act.apply(total)
             if saved is not None and plan.act.by_output:
                 saved[rows] = m
+            if acted is not None:
+                acted[rows] = m
             _reduce(plan, m, found, rows)
             if new is not None and gates is not None and lifts is not None:
                 flat = m.view(-1, h)
@@ -193,14 +199,14 @@ class EdgeStep(torch.autograd.Function):
                 torch.addcmul(own.view(-1, k), flat @ lifts, gate, out=new[rows].view(-1, k))
         ctx.plan, ctx.lead = plan, tuple(len(part) for part in parts)
         maxima = [f for f, (how, _) in zip(found, plan.reduce, strict=True) if how == "max"]
-        ctx.save_for_backward(value, weight, out, saved, *maxima)
+        ctx.save_for_backward(value, weight, out, saved, acted, *maxima)
         return (*(() if new is None else (new,)), *found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the edges, the matrices and the parts."""
         plan: _Plan = ctx.plan
-        value, weight, out, saved, *maxima = ctx.saved_tensors
+        value, weight, out, saved, acted, *maxima = ctx.saved_tensors
         k, h = weight.shape
         d_new = gradients[0].contiguous() if out is not None else None
         arrived = gradients[out is not None:]
@@ -211,10 +217,8 @@ class EdgeStep(torch.autograd.Function):
         d_parts = [value.new_zeros(lead, *(sizes[i] for i in sorted(kept)), h)
                    for lead, kept in zip(ctx.lead, plan.kept, strict=True)]
         for rows in _chunks(value, h):
-            own, m = value[rows], saved[rows]
-            pre = m
-            if not plan.act.by_output:
-                m = plan.act.apply(pre)
+            own, pre = value[rows], saved[rows]
+            m = pre if acted is None else acted[rows]
             d_m = _spread(plan, m, arrived, maxima, rows)
             if d_new is not None and d_out is not None:
                 _gate_back(m.view(-1, h), d_new[rows].view(-1, k), out, d_m.view(-1, h), d_out)
