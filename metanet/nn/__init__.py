@@ -12,6 +12,7 @@ from metanet.nn.dws import DWSLinear
 from metanet.nn.encoding import ENCODINGS, Encoding
 from metanet.nn.gmn import GMNLayer
 from metanet.nn.latent import Embed, Unembed, latent
+from metanet.nn.memory import keep_freed_memory
 from metanet.nn.mixed import MixedGMNLayer
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
@@ -45,5 +46,6 @@ __all__ = [
     "UNFLinear",
     "assert_equivariant",
     "basis",
+    "keep_freed_memory",
     "latent",
 ]

@@ -126,6 +126,35 @@ class _Target:
         return total
 
 
+class _MaxTarget(_Target):
+    """Gradients of blocks that were reduced by maxima: they go where the maxima are."""
+
+    def __init__(self, found: Plan, widths: Sequence[int], values: Sequence[Tensor]) -> None:
+        super().__init__(found, widths)
+        self.reduced = {name: Reductions(value, "max")
+                        for name, value in zip(found.names, values, strict=True)}
+        self.maxima: dict[str, dict[Pattern, dict[frozenset[int], Tensor]]] = {
+            name: {} for name in found.names}
+
+    def add(self, piece: Piece, value: Tensor) -> None:
+        """A gradient of a piece, ``[N, *survivors in canonical order, c]``."""
+        kept = piece.survivors
+        if len(kept) == len(piece.pattern.classes):
+            super().add(piece, value)
+            return
+        self.reduced[piece.block].get(piece.pattern, kept)
+        gradients = self.maxima[piece.block].setdefault(piece.pattern, {})
+        value = to_sorted(value, piece.order)
+        gradients[kept] = gradients[kept] + value if kept in gradients else value
+
+    def block(self, index: int, n: int) -> Tensor:
+        """The finished gradient ``[n, *slots, c]``."""
+        total, name = super().block(index, n), self.plan.names[index]
+        for pattern, gradients in self.maxima[name].items():
+            self.reduced[name].add_gradient(total, pattern, gradients)
+        return total
+
+
 def _accumulate(small: Sequence[Tensor], products: Sequence[tuple[Tensor, Tensor]],
                 shape: tuple[int, ...]) -> Tensor:
     """A fresh contiguous tensor: the broadcast sum of small tensors, plus matrix products."""
@@ -147,7 +176,8 @@ def _broadcast_sum(small: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
         total = sum(small[1:], start=small[0]).expand(shape)
         return total.clone(memory_format=torch.contiguous_format)
     total = small[0].new_empty(shape)
-    if len(small) == 1 or torch.broadcast_shapes(small[0].shape, small[1].shape) != shape:
+    if len(small) == 1 or any(max(a, b) != c for a, b, c in zip(small[0].shape, small[1].shape,
+                                                                shape, strict=True)):
         total.copy_(small[0])
         rest = small[1:]
     else:
@@ -233,12 +263,12 @@ class Mix(torch.autograd.Function):
     """``forward`` with its adjoint as the backward pass; saves blocks and stacked features."""
 
     @staticmethod
-    def forward(ctx: Any, found: Plan, n_extras: int, *tensors: Tensor | None
+    def forward(ctx: Any, found: Plan, n_extras: int, reduce: str, *tensors: Tensor | None
                 ) -> tuple[Tensor, ...]:
         """``tensors``: bias, extras, weights, values."""
         bias, extras, weights, values = _sort(found, n_extras, tensors)
-        blocks, stacks = forward(found, values, weights, bias, extras)
-        ctx.plan, ctx.n_extras = found, n_extras
+        blocks, stacks = forward(found, values, weights, bias, extras, reduce)
+        ctx.plan, ctx.n_extras, ctx.reduce = found, n_extras, reduce
         ctx.save_for_backward(*weights, *values, *stacks)
         return tuple(blocks)
 
@@ -253,11 +283,12 @@ class Mix(torch.autograd.Function):
         reduced = {n: Reductions(g, "sum")
                    for n, g in zip(found.names, grads, strict=True)}
         wanted = any(ctx.needs_input_grad[-m:])
-        target = _Target(found, found.widths_in)
+        target = (_Target(found, found.widths_in) if ctx.reduce == "mean" else
+                  _MaxTarget(found, found.widths_in, values))
         into = dict(zip(found.names, values, strict=True))
         d_weights = []
         for stage, weight, stack in zip(found.stages, weights, stacks, strict=True):
-            back = _transposed(stage, weight)
+            back = _transposed(stage, weight) if ctx.reduce == "mean" else weight.T
             if stack is None:
                 d_weights.append(_whole_gradient(stage, into, reduced))
                 if wanted:
@@ -271,13 +302,13 @@ class Mix(torch.autograd.Function):
                                                  strict=True):
                     target.add(piece, mixed.narrow(-1, start, width))
         d_bias = None
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[3]:
             d_bias = _stack(found.stages[0].columns, reduced).sum(0)
         d_extras = [reduced[found.names[index]].get(pattern, frozenset({slot})).sum(0)
                     for index, pattern, slot in found.places[:ctx.n_extras]]
         n = len(values[0])
         d_values = [target.block(i, n) if wanted else None for i in range(m)]
-        return (None, None, d_bias, *d_extras, *d_weights, *d_values)
+        return (None, None, None, d_bias, *d_extras, *d_weights, *d_values)
 
 
 def _transposed(stage: Stage, weight: Tensor) -> Tensor:
@@ -321,11 +352,11 @@ def mix(found: Plan, values: Sequence[Tensor], weights: Sequence[Weight], bias: 
         bias = None if bias is None else bias.to(dtype)
         with torch.autocast(device, enabled=False):
             return mix(found, values, weights, bias, extras, reduce)
-    fused = reduce == "mean" and all(isinstance(weight, Tensor) for weight in weights)
+    fused = all(isinstance(weight, Tensor) for weight in weights)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not fused:
         return forward(found, values, weights, bias, extras, reduce)[0]
     tensors = (bias, *extras, *weights, *values)
-    mixed: Sequence[Tensor] = Mix.apply(found, len(extras), *tensors)  # type: ignore[no-untyped-call]
+    mixed: Sequence[Tensor] = Mix.apply(found, len(extras), reduce, *tensors)  # type: ignore[no-untyped-call]
     return mixed
 
 

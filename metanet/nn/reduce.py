@@ -37,6 +37,7 @@ class Reductions:
     def __init__(self, value: Tensor, how: str = "mean") -> None:
         self.value, self.how = value, how
         self._done: dict[tuple[Pattern, frozenset[int]], Tensor] = {}
+        self._parents: dict[tuple[Pattern, frozenset[int]], int] = {}  # the class reduced last
 
     def get(self, pattern: Pattern, kept: frozenset[int]) -> Tensor:
         """Reductions over the classes not ``kept``: ``[N, *kept classes in order, c]``."""
@@ -60,9 +61,43 @@ class Reductions:
         extra = (known or ready)[-1]
         parent = self.get(pattern, kept | {extra})
         place = 1 + sorted(kept | {extra}).index(extra)
+        self._parents[pattern, kept] = extra
         if self.how == "max":
             return parent.amax(place)
         return parent.mean(place) if self.how == "mean" else parent.sum(place)
+
+
+    def add_gradient(self, total: Tensor, pattern: Pattern,
+                     gradients: dict[frozenset[int], Tensor]) -> None:
+        """Add to ``total [N, *slots, c]`` the adjoint of maxima over one pattern.
+
+        Equal maxima get equal shares, as in ``torch.amax``.
+
+        Args:
+            gradients: of reductions that were asked for before, by what they kept.
+        """
+        whole = len(pattern.classes)
+        for size in range(whole):
+            for kept in [k for k in gradients if len(k) == size]:
+                extra = self._parents[pattern, kept]
+                above = kept | {extra}
+                place = 1 + sorted(above).index(extra)
+                share, won = _won(self.get(pattern, above), self.get(pattern, kept), place,
+                                  gradients.pop(kept))
+                if len(above) == whole:
+                    into = total if pattern.discrete else diagonal(total, pattern)
+                    into.addcmul_(won, share)
+                elif above in gradients:
+                    gradients[above] = torch.addcmul(gradients[above], won, share)
+                else:
+                    gradients[above] = won * share
+
+
+def _won(value: Tensor, top: Tensor, place: int, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the gradient for each maximum, and 1 where ``value`` attains it, else 0."""
+    # Arithmetic and not a comparison: on CPUs booleans cost five times as much.
+    won = (value - top.unsqueeze(place)).sign_().add_(1)
+    return (gradient / won.sum(place)).unsqueeze(place), won
 
 
 def from_sorted(value: Tensor, order: Sequence[int]) -> Tensor:

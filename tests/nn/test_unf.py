@@ -279,23 +279,34 @@ def test_lowrank_equals_the_slow_reference(name: str) -> None:
         torch.testing.assert_close(layer(batch).blocks[block], value, rtol=0, atol=1e-12)
 
 
-def test_gradients_are_those_of_the_plain_operations() -> None:
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+@pytest.mark.parametrize("name", ["attention", "triple", "large_fixed", "nested", "scalars"])
+def test_gradients_are_those_of_the_plain_operations(name: str, reduce: str) -> None:
     """The written-out backward pass against autograd through the forward operations."""
-    space = SPACES["attention"]
-    layer = randomised(UNFLinear(space, 2, 3))
+    space = SPACES[name]
+    layer = randomised(UNFLinear(space, 2, 3, reduce=reduce))
     batch = random_batch(space, 2).map(lambda b: b.requires_grad_())
     leaves = [*batch.blocks.values(), *layer.parameters()]
     with torch.enable_grad():
         values = [g.fold(batch.blocks[n]) for n, g in layer.basis.grids.items()]
         weights = layer._matrices()
-        fused = mix(layer.plan, values, weights, layer.bias, layer._positions())
-        plain = forward(layer.plan, values, weights, layer.bias, layer._positions())[0]
+        fused = mix(layer.plan, values, weights, layer.bias, layer._positions(), reduce)
+        plain = forward(layer.plan, values, weights, layer.bias, layer._positions(), reduce)[0]
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     got, want = (torch.autograd.grad(sum((x ** 3).sum() for x in found), leaves)
                  for found in (fused, plain))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_equal_maxima_share_the_gradient() -> None:
+    space = WeightSpace.parse("space v1\ngroup a = S(4)\ngroup b = S(3)\nw: a b\nc: a")
+    layer = randomised(DWSLinear(space, 1, 1, reduce="max"))
+    tied = random_batch(space, 1).map(lambda b: torch.zeros_like(b).requires_grad_())
+    total = torch.stack([v.sum() for v in layer(tied).blocks.values()]).sum()
+    for gradient in torch.autograd.grad(total, list(tied.blocks.values())):
+        assert float(gradient.std()) < 1e-12 < float(gradient.abs().min())
 
 
 def test_a_deep_transformer_needs_lowrank() -> None:
