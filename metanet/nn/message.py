@@ -36,15 +36,20 @@ class Activation:
 
     apply: Callable[[Tensor], Tensor]
     back: Callable[[Tensor, Tensor], Tensor]
-    by_output: bool = False
+    into: Callable[..., Tensor] | None = None  # (x, out=…); None: ``apply`` works in place
+
+    @property
+    def by_output(self) -> bool:
+        """Whether the gradient needs the output, so that the input may be overwritten."""
+        return self.into is None
 
 
 _aten = torch.ops.aten
 # All act on fresh tensors; relu's gradient needs its output only, so it may work in place.
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": Activation(F.gelu, _aten.gelu_backward),
-    "relu": Activation(torch.relu_, lambda g, y: _aten.threshold_backward(g, y, 0), True),
-    "silu": Activation(F.silu, _aten.silu_backward),
+    "gelu": Activation(F.gelu, _aten.gelu_backward, _aten.gelu.out),
+    "relu": Activation(torch.relu_, lambda g, y: _aten.threshold_backward(g, y, 0)),
+    "silu": Activation(F.silu, _aten.silu_backward, _aten.silu.out),
 }
 
 
@@ -147,13 +152,12 @@ def _chunks(value: Tensor, width: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, len(value), size)]
 
 
-def _sum(parts: Sequence[Tensor], rows: slice, shape: tuple[int, ...]) -> Tensor:
-    """A fresh ``[n, *slots, h]``: the broadcast sum of these rows of the parts."""
+def _sum(parts: Sequence[Tensor], rows: slice, total: Tensor) -> Tensor:
+    """Write the broadcast sum of these rows of the parts to ``total [n, *slots, h]``."""
     own = [part if len(part) == 1 else part[rows] for part in parts]
-    total = own[0].new_empty(shape)
     if len(own) == 1:
         return total.copy_(own[0])
-    torch.add(own[0].expand(shape), own[1], out=total)
+    torch.add(own[0].expand(total.shape), own[1], out=total)
     for part in own[2:]:
         total += part
     return total
@@ -183,15 +187,12 @@ class EdgeStep(torch.autograd.Function):
         lifts = out[:, k:].contiguous() if out is not None else None
         for rows in _chunks(value, h):
             own = value[rows]
-            total = _sum(small, rows, (*own.shape[:-1], h))
-            total.view(-1, h).addmm_(own.view(-1, k), weight)
-            if saved is not None and not plan.act.by_output:
-                saved[rows] = total
-            m = plan.act.apply(total)
-            if saved is not None and plan.act.by_output:
-                saved[rows] = m
-            if acted is not None:
-                acted[rows] = m
+            total = own.new_empty(*own.shape[:-1], h) if saved is None else saved[rows]
+            _sum(small, rows, total).view(-1, h).addmm_(own.view(-1, k), weight)
+            if acted is not None and plan.act.into is not None:
+                m = plan.act.into(total, out=acted[rows])
+            else:
+                m = plan.act.apply(total)
             _reduce(plan, m, found, rows)
             if new is not None and gates is not None and lifts is not None:
                 flat = m.view(-1, h)
