@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from . import convert, demo, doctor, explain, graph, inspect, permute, pull, zoo
+from . import (
+    align,
+    barrier,
+    convert,
+    demo,
+    distance,
+    doctor,
+    explain,
+    graph,
+    inspect,
+    permute,
+    pull,
+    related,
+    zoo,
+)
 from .errors import guarded
 
 app = typer.Typer(
@@ -24,6 +38,7 @@ app = typer.Typer(
 for _panel, _verbs in {
     "See": (inspect.inspect, explain.explain, graph.graph, doctor.doctor),
     "Write": (convert.convert, permute.permute, pull.pull),
+    "Two models": (align.align, barrier.barrier, distance.distance, related.related),
     "Start here": (demo.demo,),
 }.items():
     for _verb in _verbs:

@@ -35,6 +35,8 @@ _LAZY = {
     "distance": "metanet.symmetry",
     "rule": "metanet.symmetry",
     "Alignment": "metanet.tasks.merge",
+    "align": "metanet.tasks.merge",
+    "related": "metanet.tasks.merge",
     "WeightBatch": "metanet.graph",
     "ParameterGraph": "metanet.graph",
 }

@@ -48,7 +48,7 @@ def _svg(paint: Draw, size: tuple[float, float], scheme: Scheme) -> bytes:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    with mpl.rc_context(_style(scheme)):
+    with mpl.rc_context(style(scheme)):
         canvas = Canvas(figsize=size, layout="constrained")
         FigureCanvasSVG(canvas)
         paint(canvas, scheme)
@@ -57,7 +57,8 @@ def _svg(paint: Draw, size: tuple[float, float], scheme: Scheme) -> bytes:
     return buffer.getvalue()
 
 
-def _style(scheme: Scheme) -> dict[str, Any]:
+def style(scheme: Scheme) -> dict[str, Any]:
+    """Settings of matplotlib in the colours of a scheme."""
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor"),
                         scheme.ink)
     soft = dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"),

@@ -30,10 +30,12 @@ _PLAIN = {"weight", "bias", "running_mean", "running_var"}
 
 def emit(found: Tracked) -> WeightSpace:
     """The space of a tracked and settled program, status ``inferred``."""
-    return _Emitter(found).space()
+    return Emitter(found).space()
 
 
-class _Emitter:
+class Emitter:
+    """Gives labels to the factors of one tracked and settled program."""
+
     def __init__(self, found: Tracked) -> None:
         self.found = found
         self.solver = found.solver
@@ -50,6 +52,7 @@ class _Emitter:
         self.live = live_digits(found.program, found.env)
 
     def space(self) -> WeightSpace:
+        """The space; call it once, before ``tree``."""
         self._name_groups()
         program, found = self.found.program, self.found
         trees = {name: self._axes(name) for name in self.names}
@@ -65,6 +68,10 @@ class _Emitter:
         return WeightSpace(groups, specs, dict(program.aliases), status="inferred", meta=meta)
 
     # ------------------------------------------------------------ trees
+
+    def tree(self, axis: Expr, name: str) -> Axis:
+        """One axis of a value in the labels of the space; KeyError where it has none."""
+        return self._tree(atoms(axis), name)
 
     def _axes(self, name: str) -> tuple[Axis, ...]:
         return tuple(self._tree(atoms(axis), name) for axis in self.found.axes[name])

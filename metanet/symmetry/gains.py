@@ -71,12 +71,9 @@ def collect(
     A block in which two branches of the family meet over one base index says nothing about the
     pairs of base indices, and is left out.
     """
-    groups = {group.label: group for group in family(space, root)}
-    nodes = {label: _empty(space, group, groups) for label, group in groups.items()}
+    nodes = tree(space, root)
+    groups = {label: node.group for label, node in nodes.items()}
     for label, node in nodes.items():
-        for parent in nodes.values():
-            if [*parent.chain, label] == list(node.chain):
-                parent.members.append(node)
         for block in (b for n in groups[label].tensors if n in pair[0] for b in space.blocks(n)):
             tensors = pair[0][block.tensor], pair[1][block.tensor]
             for position, digit in enumerate(block.digits):
@@ -84,6 +81,17 @@ def collect(
                 if digit.label == label and (settled is None or anchored(block, own, settled)):
                     _add(node, block, position, tensors, tables, values)
     return nodes[root.label]
+
+
+def tree(space: WeightSpace, root: Group) -> dict[str, Gains]:
+    """Empty gains of a family, root first, each with its members below it."""
+    groups = {group.label: group for group in family(space, root)}
+    nodes = {label: _empty(space, group, groups) for label, group in groups.items()}
+    for label, node in nodes.items():
+        for parent in nodes.values():
+            if [*parent.chain, label] == list(node.chain):
+                parent.members.append(node)
+    return nodes
 
 
 def anchored(block: Block, own: Collection[int], settled: Collection[str]) -> bool:

@@ -176,6 +176,12 @@ def compared(space: WeightSpace, tensors: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
+def objective(a: Weights, b: Weights, element: GroupElement) -> float:
+    """``<a, element b>`` summed over the tensors that count: what matching makes large."""
+    problem = _Problem(element.space, tensors_of(a), tensors_of(b), torch.float64)
+    return sum(problem.gain(n, element.tables, element.values) for n in problem.names)
+
+
 class _Problem:
     """Two checkpoints in the precision of the products."""
 

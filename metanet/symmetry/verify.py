@@ -223,9 +223,7 @@ class Trial:
                   for n in (*self.space.tensors, *self.space.aliases)}
         for name in self.program.tensors:
             values[name] = state[owners[self.program.aliases.get(name, name)]]
-        with torch.no_grad(), _double_by_default(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a network that draws noise draws the same at each run
-            found = self.program.run(values, _lifted)
+        found = run_doubled(self.program, values)
         return [value for value in found if isinstance(value, Tensor)]
 
     def error(self, state: Mapping[str, Tensor]) -> float:
@@ -242,6 +240,21 @@ class Trial:
             for name, t in self.state.items()
         }
         return error <= 100 * self.error(noisy)
+
+
+def run_doubled(program: Program, values: Mapping[str, Tensor]) -> list[Any]:
+    """Outputs of a program on float64 values, with its casts lifted."""
+    with torch.no_grad(), _double_by_default(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a network that draws noise draws the same at each run
+        return program.run(values, _lifted)
+
+
+def widened(value: Tensor) -> Tensor:
+    """Floats in float64, complex in complex128; all else as it is."""
+    value = value.detach()
+    if value.is_complex():
+        return value.to(torch.complex128)
+    return value.double() if value.is_floating_point() else value
 
 
 def relative_change(a: Tensor, b: Tensor) -> float:

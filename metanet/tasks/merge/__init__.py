@@ -10,7 +10,16 @@ from typing import Any
 # Loaded on first use. public name -> module of this package that defines it
 _LAZY = {
     "Alignment": "alignment",
+    "Barrier": "barrier",
     "Certificate": "alignment",
+    "Kinship": "related",
+    "Repaired": "repair",
+    "Runner": "runner",
+    "Samples": "data",
+    "align": "align",
+    "barrier": "barrier",
+    "related": "related",
+    "repair": "repair",
 }
 
 __all__ = [*_LAZY]
