@@ -26,6 +26,7 @@ from metanet.nn import (
     Orbit,
     Pointwise,
     Residual,
+    ScaleGMNLayer,
     Stack,
     Unembed,
     UNFLinear,
@@ -83,6 +84,7 @@ LAYERS: dict[str, Callable[[WeightSpace], nn.Module]] = {
     "channel_dropout": lambda s: ChannelDropout(s, 2),
     "orbit": lambda s: Orbit(s, 2),
     "noise": lambda s: Noise(s, 2),
+    "scale": lambda s: ScaleGMNLayer(latent(s), 3),
     "ngt": lambda s: NGTLayer(latent(s), 3, heads=2),
     "mixed": lambda s: OnSpace(MixedGMNLayer(2), typed(s)),
 }

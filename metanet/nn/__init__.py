@@ -17,6 +17,7 @@ from metanet.nn.mixed import MixedGMNLayer
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
 from metanet.nn.probes import Probes
+from metanet.nn.scale import ScaleGMNLayer
 from metanet.nn.stack import Stack
 from metanet.nn.unf import Term, UNFLinear
 
@@ -40,6 +41,7 @@ __all__ = [
     "Pointwise",
     "Probes",
     "Residual",
+    "ScaleGMNLayer",
     "Stack",
     "Term",
     "Unembed",

@@ -149,9 +149,9 @@ class MixedGMNLayer(nn.Module):
                  ) -> Tensor:
         role, rank = role_of(space, block.tensor), len(block.shape)
         value = blocks[block.name] @ self.edge_in[role] + self.edge_bias[role]
-        value = value + _spread(root @ self.root_give[role], (), rank)
+        value = value + spread(root @ self.root_give[role], (), rank)
         for label, digits, relation in ends_of(space, block):
-            value = value + _spread(blocks[node_name(label)] @ self.give[relation], digits, rank)
+            value = value + spread(blocks[node_name(label)] @ self.give[relation], digits, rank)
         return self.act(value)
 
     def _change(self, message: Tensor, role: int) -> Tensor:
@@ -160,7 +160,7 @@ class MixedGMNLayer(nn.Module):
     def _node(self, label: str, state: Tensor,
               sums: dict[Relation, dict[str, list[tuple[Tensor, int]]]], root: Tensor) -> Tensor:
         value = state @ self.own[0] + self.bias[0]
-        value = value + _spread(root @ self.context[0], (), state.ndim - 2)
+        value = value + spread(root @ self.context[0], (), state.ndim - 2)
         for relation in sorted(sums):
             if label in sums[relation]:
                 value = value + _mean(sums[relation][label]) @ self.collect[relation]
@@ -206,7 +206,7 @@ def _zeros(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(*shape))
 
 
-def _spread(state: Tensor, digits: tuple[int, ...], rank: int) -> Tensor:
+def spread(state: Tensor, digits: tuple[int, ...], rank: int) -> Tensor:
     """``[N, *nodes, h]`` → broadcastable to a block whose ``digits`` name the node."""
     order = sorted(range(len(digits)), key=lambda i: digits[i])
     state = state.permute(0, *(1 + i for i in order), state.ndim - 1)
