@@ -215,6 +215,17 @@ class CharLM(nn.Module):
         return self.lm_head(self.ln_f(x))
 
 
+class Logits(nn.Module):
+    """An encoder-decoder that keeps its encoder's states to itself: as outputs they are fixed."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens: Tensor, target: Tensor) -> Tensor:
+        return self.inner(input_ids=tokens, decoder_input_ids=target).logits
+
+
 class Pooled(nn.Module):
     """Convolutional features, mean over space, a linear head."""
 

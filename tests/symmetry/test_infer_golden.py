@@ -7,7 +7,6 @@ import pytest
 import torch
 import wirings
 from symmetry_tools import signatures
-from torch import Tensor, nn
 
 from metanet.symmetry import WeightSpace
 from metanet.symmetry.infer import infer_program, record
@@ -74,17 +73,6 @@ def test_meta_of_embeddings() -> None:
     assert space.aliases == {"wte.weight": "lm_head.weight"}
 
 
-class Logits(nn.Module):
-    """An encoder-decoder that keeps its encoder's states to itself: as outputs they are fixed."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, tokens: Tensor, target: Tensor) -> Tensor:
-        return self.inner(input_ids=tokens, decoder_input_ids=target).logits
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [
     "gpt2", "llama", "neox", "phi3", "opt", "bert", "t5", "mixtral", "falcon"])
@@ -110,7 +98,7 @@ def test_transformers(name: str) -> None:
         "bert": lambda: t.BertModel(t.BertConfig(
             vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
             intermediate_size=40), add_pooling_layer=False),
-        "t5": lambda: Logits(t.T5ForConditionalGeneration(t.T5Config(
+        "t5": lambda: models.Logits(t.T5ForConditionalGeneration(t.T5Config(
             **base, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_decoder_layers=2, num_heads=3,
             decoder_start_token_id=0))),
         "mixtral": lambda: t.MixtralForCausalLM._from_config(t.MixtralConfig(
