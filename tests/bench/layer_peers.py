@@ -65,6 +65,8 @@ def ng_gnn(case: str, n: int, checkout: Path) -> Pair:
     import hydra
 
     _shims()
+    if case == "cnn":
+        return _ng_cnn(n, checkout)
     folder = checkout / "experiments/inr_classification/configs"
     with hydra.initialize_config_dir(version_base=None, config_dir=str(folder)):
         config = hydra.compose(config_name="base", overrides=["model=pna"])
@@ -72,6 +74,30 @@ def ng_gnn(case: str, n: int, checkout: Path) -> Pair:
     net = hydra.utils.instantiate(config.model, layer_layout=list(LAYOUTS[case]))
     ws, bs = inputs(case, n)
     return net, lambda: net((tuple(ws), tuple(bs)))
+
+
+def _ng_cnn(n: int, checkout: Path) -> Pair:
+    """The same backbone from its configuration of CNN generalisation, on graphs made beforehand."""
+    import hydra
+    from omegaconf import OmegaConf
+    from torch_geometric.data import Batch, Data
+
+    OmegaConf.register_new_resolver("prod", lambda a, b: a * b)
+    folder = checkout / "experiments/cnn_generalization/configs"
+    with hydra.initialize_config_dir(version_base=None, config_dir=str(folder)):
+        config = hydra.compose(config_name="base", overrides=["model=pna"])
+    net = hydra.utils.instantiate(config.model)
+    layout = LAYOUTS["cnn"]
+    ws, bs = inputs("cnn", n)
+    starts = [sum(layout[:i]) for i in range(len(layout) + 1)]
+    edges = torch.cat([torch.cartesian_prod(torch.arange(a, b), torch.arange(b, c)).T
+                       for a, b, c in zip(starts, starts[1:], starts[2:], strict=False)], 1)
+    features = torch.cat([nn.functional.pad(w, (0, 9 - w.shape[-1])).flatten(1, 2) for w in ws], 1)
+    nodes = torch.cat([torch.zeros(n, layout[0], 1), *bs], 1)
+    graphs = Batch.from_data_list([
+        Data(x=x, edge_index=edges, edge_attr=e, layer_layout=layout, conv_mask=[1, 1, 1, 0],
+             fmap_size=1) for x, e in zip(nodes, features, strict=True)])
+    return net, lambda: net(graphs)
 
 
 def _shims() -> None:

@@ -26,6 +26,9 @@ HERE = Path(__file__).resolve().parent
 UNF, NG = "AllanYangZhou+universal_neural_functional", "mkofinas+neural-graphs"
 DWS, NFN = "AvivNavon+DWSNets", "AllanYangZhou+nfn"
 
+# All systems alike: freed memory stays with the process (metanet.nn.keep_freed_memory).
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -50,6 +53,7 @@ ROWS = (
     Row("GMN d32, 4 layers, mean, two messages, gelu", "gmn_full", "ng_gnn", "inr", NG, (71, 22)),
     Row("CNN zoo, UNF 3 layers x 32", "cnn", "unf_jax", "cnn", UNF, (2510, 661)),
     Row("CNN zoo, UNF 3 layers x 32", "cnn", "nfn", "cnn", NFN, (470, 170)),
+    Row("CNN zoo, UNF 3 layers x 32", "cnn", "ng_gnn", "cnn", NG, (105, 43)),
     Row("wide, UNF 3 layers x 32", "wide", "unf_jax", "wide", UNF, (42.2, 17.9)),
 )
 
@@ -58,6 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--jax", help="interpreter with jax and flax")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--python", default=sys.executable,
+                        help="interpreter with what the PyTorch peers need (hydra, einops)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -68,11 +75,11 @@ def main() -> None:
     print("| | ours fwd / f+b | peer fwd / f+b | ratio | MB ours / peer | start s ours / peer |")
     print("|---|---|---|---|---|---|")
     done: dict[tuple[str, ...], dict[str, Any] | None] = {}
-    for row in ROWS:
+    for row in (row for row in ROWS if options.only in row.name):
         mine = run([sys.executable, "-m", "tests.bench.layers", "--one", row.ours])
         key = (row.peer or "", row.case)
         if key not in done:
-            done[key] = peer(row, options.peers, options.jax)
+            done[key] = peer(row, options)
         print(line(row, mine or {}, done[key]), flush=True)
     print("nets per CPU-second; MB: growth of the peak over build, forward and training steps of "
           "one batch\n* recorded on another machine")
@@ -86,7 +93,7 @@ def words(row: dict[str, Any] | None) -> str:
 def run(command: list[str]) -> dict[str, Any] | None:
     """The JSON on the last line of a command, or None if it failed."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent,
-                          check=False)
+                          check=False, env=os.environ | KEEP)
     if done.returncode:
         print(done.stderr.strip().splitlines()[-1:], file=sys.stderr)
         return None
@@ -94,15 +101,16 @@ def run(command: list[str]) -> dict[str, Any] | None:
     return row
 
 
-def peer(row: Row, peers: Path | None, jax: str | None) -> dict[str, Any] | None:
+def peer(row: Row, options: argparse.Namespace) -> dict[str, Any] | None:
     """Figures of the peer of a row, if it can be run."""
+    peers, jax = options.peers, options.jax
     if row.peer is None or peers is None or not (peers / row.checkout).is_dir():
         return None
     place = str(peers / row.checkout)
     if row.peer == "unf_jax":
         script = str(HERE / "layer_unf_jax.py")
         return run([jax, script, row.case, place]) if jax else None
-    return run([sys.executable, "-m", "tests.bench.layer_peers", row.peer, row.case, place])
+    return run([options.python, "-m", "tests.bench.layer_peers", row.peer, row.case, place])
 
 
 def line(row: Row, mine: dict[str, Any], other: dict[str, Any] | None) -> str:
