@@ -133,7 +133,7 @@ def _created(name: str, **changes: Any) -> nn.Module:
     try:
         with meta_parameters():
             module = make()
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return make()  # the constructor reads its parameters
     if any(buffer.is_meta for buffer in module.buffers()):
         return make()  # buffers were computed from parameters
