@@ -14,6 +14,7 @@ from metanet.nn.gmn import GMNLayer
 from metanet.nn.latent import Embed, Unembed, latent
 from metanet.nn.memory import keep_freed_memory
 from metanet.nn.mixed import MixedGMNLayer
+from metanet.nn.nfn import HNPLinear, NPLinear, free_ends
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
 from metanet.nn.probes import Probes
@@ -32,10 +33,12 @@ __all__ = [
     "Encoding",
     "ENCODINGS",
     "GMNLayer",
+    "HNPLinear",
     "InvariantPool",
     "LayerNorm",
     "MixedGMNLayer",
     "NGTLayer",
+    "NPLinear",
     "Noise",
     "Orbit",
     "Pointwise",
@@ -48,6 +51,7 @@ __all__ = [
     "UNFLinear",
     "assert_equivariant",
     "basis",
+    "free_ends",
     "keep_freed_memory",
     "latent",
 ]

@@ -8,7 +8,10 @@ from metanet.symmetry import WeightSpace
 
 class DWSLinear(UNFLinear):
     """Every fixed axis folded into channels, so that only hidden neurons are permuted
-    (arXiv 2301.12780); on a feed-forward net the terms are those of the published layer.
+    (arXiv 2301.12780); on a feed-forward net the terms are those of the published layer, for
+    several outputs a few more.
+
+    Blocks ``[N, *factors, c_in]`` → ``[N, *factors, c_out]``.
 
     Args:
         space: input and output are batches of this space.
@@ -33,4 +36,4 @@ class DWSLinear(UNFLinear):
         return numbers // (self.c_in * self.c_out)
 
     def __repr__(self) -> str:
-        return f"DWSLinear(dimension {self.dimension}, {self.reduce}, {super().__repr__()})"
+        return f"DWSLinear(dimension {self.dimension}, {self.reduce}, {self.extra_repr()})"

@@ -102,7 +102,10 @@ def _check_same(space: WeightSpace, found: WeightSpace, frozen: str) -> None:
 
 
 class Embed(nn.Module):
-    """Into the latent space: one matrix per block, one learned start per state.
+    """Into the latent space: one matrix per block, one learned start per state (as the encoders
+    of graph metanetworks, arXiv 2312.04501, and neural graphs, arXiv 2403.12143).
+
+    Blocks ``[N, *factors, c_in]`` → ``[N, *slots, c_out]``, states ``[N, *over, n, c_out]``.
 
     Args:
         space: of the input.

@@ -57,7 +57,7 @@ class ChannelLinear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Normalise the channels of each entry; scale and shift per block."""
+    """Normalise the channels of each entry (arXiv 1607.06450); scale and shift per block."""
 
     coupled = False
 
@@ -79,7 +79,8 @@ class LayerNorm(nn.Module):
 
 
 class BlockNorm(nn.Module):
-    """Normalise each channel of each block of each member by its mean and deviation over entries.
+    """Normalise each channel of each block of each member by its mean and deviation over entries
+    (instance normalisation, arXiv 1607.08022).
 
     A block of one entry becomes zero before the shift.
     """
@@ -109,7 +110,7 @@ class BlockNorm(nn.Module):
 
 
 class Residual(nn.Module):
-    """``x + inner(x)``; ``inner`` keeps space and channels."""
+    """``x + inner(x)`` (arXiv 1512.03385); ``inner`` keeps space and channels."""
 
     def __init__(self, *inner: nn.Module) -> None:
         super().__init__()

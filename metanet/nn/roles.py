@@ -8,11 +8,11 @@ it stands. What a name says up to its last number (``h.3``) is the *instance*.
 With ``mixing="role"`` one matrix serves all signatures of equal roles (the neurons of ``h.0`` and
 of ``h.3``), and within a signature (the residual stream, the global state) pieces of one role share
 weights over depth as an equivariant set does: each gets its own instance's pieces by one matrix,
-and the mean over the instances by another. Time and weights then grow with the number of blocks
-times the number of roles, not with the square of the number of blocks. Any sharing of weights
-between basis terms is equivariant; biases and positional weights stay per block, so that depth can
-be told apart. (After UNF, arXiv 2402.05232, whose exact form is ``mixing="exact"``, and deep sets,
-arXiv 1703.06114.)
+and the mean over the instances by another. Time then grows with the number of blocks times the
+number of roles, and weights with the square of the number of roles alone: twelve blocks need as
+many as three. Any sharing of weights between basis terms is equivariant; biases and positional
+weights stay per block, so that depth can be told apart. (After UNF, arXiv 2402.05232, whose exact
+form is ``mixing="exact"``, and deep sets, arXiv 1703.06114.)
 """
 
 from __future__ import annotations

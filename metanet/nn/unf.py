@@ -40,6 +40,9 @@ class Term:
 class UNFLinear(nn.Module):
     """Complete linear basis at any rank, fibred groups included (after arXiv 2402.05232).
 
+    Blocks ``[N, *factors, c_in]`` → ``[N, *factors, c_out]``. Every output block gets, from every
+    input block, each way of taking diagonals and means of it and broadcasting the rest.
+
     Args:
         space: input and output are batches of this space.
         c_in: channels in.
@@ -48,8 +51,8 @@ class UNFLinear(nn.Module):
             indices. ``lowrank``: where blocks are reduced before they are mixed, the matrix of
             their signature is a product of two of rank ``rank``, so that its size is linear and
             not quadratic in the number of blocks: for deep nets. ``role``: blocks that stand in
-            one structural position share weights (``metanet.nn.roles``): for nets of repeated
-            blocks; needs the fewest weights and the least time, and is not complete.
+            one structural position share weights (``metanet.nn.roles``), so that their number
+            does not grow with the number of repeated blocks.
         rank: of ``lowrank``; by default ``2·c_out``. Matrices that this would not shrink stay.
         frozen: see ``metanet.nn.grid``.
         bias: one vector per output pattern, and a positional bias along large fixed axes.
@@ -57,8 +60,8 @@ class UNFLinear(nn.Module):
             longer linear.
 
     Attributes:
-        complete: whether the terms span all linear maps that commute with the space's
-            permutations.
+        complete: whether the layer can be every linear map that commutes with the space's
+            permutations; only so with ``mixing="exact"``.
         n_terms: terms, per pair of folded fixed indices.
 
     Raises:
@@ -174,12 +177,15 @@ class UNFLinear(nn.Module):
     def forward(self, batch: WeightBatch) -> WeightBatch:
         """``[N, *factors, c_in]`` → ``[N, *factors, c_out]`` in every block."""
         check_input(self.space, self.c_in, batch)
+        return batch.with_blocks(self._mixed(batch.blocks))
+
+    def _mixed(self, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
         grids = self.basis.grids
-        values = [grid.fold(batch.blocks[name]) for name, grid in grids.items()]
+        values = [grid.fold(blocks[name]) for name, grid in grids.items()]
         found = mix(self.plan, values, self._matrices(), self.bias, self._positions(),
                     self.reduce)
-        return batch.with_blocks({name: grid.unfold(value) for (name, grid), value in zip(
-            grids.items(), found, strict=True)})
+        return {name: grid.unfold(value) for (name, grid), value in zip(
+            grids.items(), found, strict=True)}
 
     def _positions(self) -> list[Tensor]:
         """What is added along each large fixed axis, ``[n, wc_out]``."""
@@ -199,9 +205,13 @@ class UNFLinear(nn.Module):
                 row += height
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Spaces, channels, terms, and whether they are all."""
         kind = "complete" if self.complete else "not complete"
-        return (f"UNFLinear({short(self.space)} -> {short(self.space)}, "
-                f"{self.c_in} -> {self.c_out}, {self.n_terms} terms, {kind})")
+        return (f"{short(self.space)} -> {short(self.space)}, "
+                f"{self.c_in} -> {self.c_out}, {self.n_terms} terms, {kind}")
 
 
 def _dense(weight: Weight) -> Tensor:
