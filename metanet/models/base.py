@@ -39,7 +39,7 @@ class Saved(nn.Module, PyTorchModelHubMixin, library_name="metanet", coders=CODE
         """
         known = set(cls._hub_mixin_init_parameters) - {"self"}
         unknown = sorted(set(config) - known)
-        if unknown or "space" not in config:
+        if unknown or ("space" in known and "space" not in config):
             raise SymmetryError(f"config: {unknown[0]!r} is not known" if unknown
                                 else "config: 'space' is missing")
         return cls(**{**config, **more})
@@ -73,7 +73,9 @@ class Saved(nn.Module, PyTorchModelHubMixin, library_name="metanet", coders=CODE
         known: Any = self._hub_mixin_config or {}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()
                  if k != "module"}
-        return {**plain, "space": self.space.to_json()}
+        if "space" in plain:
+            plain["space"] = self.space.to_json()
+        return plain
 
 
 def read_space(space: WeightSpace | Mapping[str, Any] | str) -> WeightSpace:
