@@ -32,6 +32,7 @@ from scipy.stats import binom, chi2, spearmanr
 from torch import Tensor
 
 from metanet.checkpoint import Checkpoint
+from metanet.checkpoint.names import printable
 from metanet.errors import SymmetryError
 from metanet.symmetry import GroupElement, WeightSpace
 from metanet.symmetry.action import act
@@ -234,21 +235,27 @@ def _refusal(
     if group.dead:
         return "no output depends on it"
     for title, model in (("first", a), ("second", b)):
-        norms = _norms(space, group, model)
-        distinct = len(np.unique(norms.round(12)))
-        if distinct <= len(norms) // 2:
+        every = _norms(space, group, model)
+        total = np.sqrt(sum(norms**2 for norms in every.values()))
+        if len(np.unique(total.round(12))) <= len(total) // 2:
             return f"most of its neurons are copies of each other in the {title} model"
-        rho, p = spearmanr(np.arange(len(norms)), norms)
-        if p < _ORDERED:
-            return (f"in the {title} model its neurons stand in the order of their norms "
-                    f"(rank correlation {rho:.2f}): they were sorted, or are not exchangeable")
+        for name, norms in every.items():
+            if len(np.unique(norms)) > len(norms) // 2:
+                rho, p = spearmanr(np.arange(len(norms)), norms)
+                if p < _ORDERED:
+                    return (f"in the {title} model its neurons stand in the order of their norms "
+                            f"in {printable(name)} (rank correlation {rho:.2f}): they were sorted, "
+                            "or are not exchangeable")
     return None
 
 
-def _norms(space: WeightSpace, group: Group, model: Mapping[str, Tensor]) -> np.ndarray:
-    """Norm of all weights of each neuron, over the whole group (copies one after the other)."""
-    total = np.zeros(group.size * group.copies)
+def _norms(
+    space: WeightSpace, group: Group, model: Mapping[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """Norm of each neuron's weights per tensor, over the whole group (copies one by one)."""
+    found: dict[str, np.ndarray] = {}
     for name in group.tensors:
+        total = np.zeros(group.size * group.copies)
         for block in space.blocks(name):
             view = block.view(model[name]).square()
             for position, digit in enumerate(block.digits):
@@ -256,7 +263,8 @@ def _norms(space: WeightSpace, group: Group, model: Mapping[str, Tensor]) -> np.
                     own = [*digit.bases, position]
                     rest = [p for p in range(view.ndim) if p not in own]
                     total += view.permute(*own, *rest).reshape(len(total), -1).sum(1).numpy()
-    return np.asarray(np.sqrt(total))
+        found[name] = np.sqrt(total)
+    return found
 
 
 # ---------------------------------------------------------------- the order
@@ -362,7 +370,12 @@ def _orbit(
     b: Mapping[str, Tensor], element: GroupElement,
 ) -> float:
     """Bound on log p of agreement and coincidence: Bonferroni over groups and tensors."""
-    agree = [row.agreement_log10_p * math.log(10) for row in rows if row.agreement is not None]
+    told = [(row.agreement, row.size * row.copies, row.agreement_log10_p * math.log(10))
+            for row in rows if row.agreement is not None]
+    agree = [log_p for _, _, log_p in told]
+    if len(told) > 1:  # all groups together
+        chance = _AGREE + 1 / min(row.size for row in rows)
+        agree.append(_binomial(sum(c for c, _, _ in told), sum(n for _, n, _ in told), chance))
     near = [_coincidence(a[name], act(element, name, b[name])) for name in a if a[name].ndim > 1]
     tests = [*agree, *near]
     return min(0.0, min(tests) + math.log(len(tests))) if tests else 0.0
