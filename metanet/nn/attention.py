@@ -25,6 +25,8 @@ from metanet.nn.reduce import Reductions, to_sorted
 from metanet.nn.unf import check_input, short
 from metanet.symmetry import WeightSpace
 
+_NONE: Kept = frozenset()
+
 
 class Attender(nn.Module):
     """One node set: what it gives to messages, and how it attends over them.
@@ -137,8 +139,7 @@ class NGTLayer(nn.Module):
         for name, weight, bias, out in zip(self.edges, self.edge_in, self.edge_bias,
                                            self.edge_out, strict=True):
             value = grids[name].fold(batch.blocks[name])
-            constant = (frozenset[int](), bias.unsqueeze(0))
-            messages[name] = join(value, weight, [constant, *parts[name]])
+            messages[name] = join(value, weight, [(_NONE, bias.unsqueeze(0)), *parts[name]])
             blocks[name] = grids[name].unfold(gated(value, F.gelu(messages[name]), out))
         for nodes, state in zip(sets, states, strict=True):
             blocks[nodes.state.block] = to_sorted(nodes(state, messages), nodes.state.order)

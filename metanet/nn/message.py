@@ -71,7 +71,7 @@ class Messages:
         kept = frozenset(order)
         if how == "sum":
             gone = [i for i in range(len(pattern.classes)) if i not in kept]
-            count = prod(self.sizes[pattern.classes[i][0]] for i in gone)
+            count = prod([self.sizes[pattern.classes[i][0]] for i in gone])  # a list: torch.compile
             return self.ordered(pattern, order, "mean") * count
         if how == "std":
             mean = self.ordered(pattern, order, "mean")

@@ -226,7 +226,7 @@ def _collect(space: WeightSpace, block: Block, message: Tensor,
         total = message.sum(gone) if gone else message
         order = sorted(digits)
         total = total.permute(0, *(1 + order.index(i) for i in digits), total.ndim - 1)
-        count = prod(message.shape[i] for i in gone)
+        count = prod([message.shape[i] for i in gone])  # a list: torch.compile
         sums.setdefault(relation, {}).setdefault(label, []).append((total, count))
     every = tuple(range(1, 1 + rank))
     total = message.sum(every) if every else message
@@ -235,7 +235,7 @@ def _collect(space: WeightSpace, block: Block, message: Tensor,
 
 def _mean(sums: list[tuple[Tensor, int]]) -> Tensor:
     total = torch.stack([value for value, _ in sums]).sum(0)
-    return total / max(sum(count for _, count in sums), 1)
+    return total / max(sum([count for _, count in sums]), 1)
 
 
 def _rows(value: Tensor, weights: Tensor, kind: Tensor) -> Tensor:
