@@ -13,6 +13,8 @@ from torch import Tensor
 
 from metanet.nn.basis import Pattern
 
+_CACHE = 1 << 20  # bytes of a block that are worked on at once, so that they stay in the cache
+
 
 def diagonal(value: Tensor, pattern: Pattern) -> Tensor:
     """View ``[N, *classes, c]`` of ``value [N, *slots, c]`` where the slots of a class agree."""
@@ -82,22 +84,25 @@ class Reductions:
                 extra = self._parents[pattern, kept]
                 above = kept | {extra}
                 place = 1 + sorted(above).index(extra)
-                share, won = _won(self.get(pattern, above), self.get(pattern, kept), place,
-                                  gradients.pop(kept))
-                if len(above) == whole:
-                    into = total if pattern.discrete else diagonal(total, pattern)
-                    into.addcmul_(won, share)
-                elif above in gradients:
-                    gradients[above] = torch.addcmul(gradients[above], won, share)
+                value = self.get(pattern, above)
+                if len(above) < whole:
+                    # Fresh: what is there may be a view of a matrix product.
+                    into = gradients[above].clone() if above in gradients else \
+                        torch.zeros_like(value)
+                    gradients[above] = into
                 else:
-                    gradients[above] = won * share
+                    into = total if pattern.discrete else diagonal(total, pattern)
+                _add_won(into, value, self.get(pattern, kept), gradients.pop(kept), place)
 
 
-def _won(value: Tensor, top: Tensor, place: int, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of the gradient for each maximum, and 1 where ``value`` attains it, else 0."""
-    # Arithmetic and not a comparison: on CPUs booleans cost five times as much.
-    won = (value - top.unsqueeze(place)).sign_().add_(1)
-    return (gradient / won.sum(place)).unsqueeze(place), won
+def _add_won(into: Tensor, value: Tensor, top: Tensor, gradient: Tensor, place: int) -> None:
+    """Add shares of the gradient where ``value`` attains its maximum ``top`` along a class."""
+    each = value.element_size() * max(1, value[0].numel())
+    for rows in torch.arange(len(value)).split(max(1, _CACHE // each)):
+        at = slice(int(rows[0]), int(rows[-1]) + 1)
+        # Arithmetic and not a comparison: on CPUs booleans cost three times as much.
+        won = (value[at] - top[at].unsqueeze(place)).sign_().add_(1)
+        into[at].addcmul_(won, (gradient[at] / won.sum(place)).unsqueeze(place))
 
 
 def from_sorted(value: Tensor, order: Sequence[int]) -> Tensor:
