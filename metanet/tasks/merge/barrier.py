@@ -145,6 +145,8 @@ class _Paths:
         self.ends = [self.runner.outputs(state, data.x) for state in (self.a, self.b)]
         self.y = data.y if data.y is not None else torch.zeros(0)
         self.judge = None if calib is None else Judge(self.runner, self.a, self.b, calib)
+        # outputs on both data of each variant and point: the calibrated paths use them again
+        self.known: dict[tuple[str, float], tuple[Tensor, Tensor | None]] = {}
 
     def variants(self, fixes: Sequence[str] | None) -> tuple[dict[str, Path], str]:
         """All paths, and the name of the one that calibration data prefers."""
@@ -162,7 +164,7 @@ class _Paths:
                  for name, make in makers.items()}
         if self.judge is not None and kind_of(self.y, self.ends[0]) == "classes":
             for name, of in (("calibrated", "repaired"), ("naive_calibrated", "naive")):
-                found[name] = self._calibrated(makers[of])
+                found[name] = self._calibrated(of)
         found["ensemble"] = self._ensemble()
         return found, self._chosen(makers, losses, best)
 
@@ -204,10 +206,10 @@ class _Paths:
     ) -> Path:
         points = []
         for t in self.times:
-            if t in (0.0, 1.0):
-                outputs = self.ends[int(t)]
-            else:
-                outputs = make(t).outputs(self.runner, self.data.x)
+            model = make(t)
+            outputs = model.outputs(self.runner, self.data.x) if 0 < t < 1 else self.ends[int(t)]
+            small = None if self.calib is None else self._on_calib(model)
+            self.known[name, t] = outputs, small
             points.append(_point(t, scored(outputs, self.y)))
         return Path(tuple(points), told)
 
@@ -217,15 +219,13 @@ class _Paths:
         found = [_point(t, scored(ensemble(a, b, t, kind), self.y)) for t in self.times]
         return Path(tuple(found))
 
-    def _calibrated(self, make: Callable[[float], Repaired]) -> Path:
+    def _calibrated(self, of: str) -> Path:
         """Logits scaled by one factor per point, fitted on calibration data, at the ends too."""
         points, factors = [], []
         for t in self.times:
-            model = make(t)
-            small, outputs = self._on_calib(model), model.outputs(self.runner, self.data.x)
-            factor = self._factor(small, t)
-            factors.append(factor)
-            points.append(_point(t, scored(outputs * factor, self.y)))
+            outputs, small = self.known[of, t]
+            factors.append(1.0 if small is None else self._factor(small, t))
+            points.append(_point(t, scored(outputs * factors[-1], self.y)))
         return Path(tuple(points), {"logit_scale": factors})
 
     def _factor(self, outputs: Tensor, t: float) -> float:
