@@ -29,6 +29,8 @@ def inspect(
         "--save-spec", metavar="FILE", help="Write the space in text form.")] = None,
     verify: Annotated[bool, typer.Option(
         "--verify", help="Prove it: random elements must leave the outputs alone.")] = False,
+    kinds: Annotated[bool, typer.Option(
+        "--kinds", help="Also look for signs and positive scales of neurons.")] = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -36,14 +38,15 @@ def inspect(
     """Show the tensors of a checkpoint and, with --arch or --spec, the group that acts on them."""
     sink = Sink(as_json=as_json, quiet=quiet)
     if arch is None and spec is None:
-        if verify or save_spec is not None:
-            raise typer.BadParameter("--verify and --save-spec need --arch or --spec")
+        if verify or kinds or save_spec is not None:
+            raise typer.BadParameter("--verify, --kinds and --save-spec need --arch or --spec")
         _header(source, sink)
         return
     from metanet.symmetry import resolve
 
     with sink.progress("tracing and verifying" if verify else "tracing"):
-        resolved = resolve(source, arch=arch, spec=spec, verify=verify)
+        resolved = resolve(source, arch=arch, spec=spec, verify=verify,
+                           kinds=("positive", "signed") if kinds else ())
     if save_spec is not None:
         write_text(f"{resolved.space}\n", save_spec, force=force)
         sink.say(f"wrote {save_spec}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -28,6 +28,7 @@ def infer(
     arch: str | None = None,
     strict: bool = False,
     verify: bool = False,
+    kinds: Iterable[str] = (),
 ) -> WeightSpace:
     """Find the group of permutations that leaves a network's function unchanged.
 
@@ -39,6 +40,8 @@ def infer(
         arch: name of the architecture of a checkpoint, such as ``resnet20-cifar``.
         strict: raise where an operation has no rule, instead of freezing what it touches.
         verify: prove the space, so that its status is ``verified``.
+        kinds: larger kinds to look for, of ``positive`` and ``signed``: a group gets signs or
+            positive scales, with exponents, where random elements prove them.
 
     Returns:
         A space with status ``inferred`` (or ``verified``).
@@ -62,6 +65,11 @@ def infer(
                           for u in space.meta.unsupported)
         raise SymmetryError(f"no rule for {found}. Register one with metanet.rule, or leave out "
                             "strict to freeze what these operations touch.")
+    wanted = tuple(kinds)
+    if wanted:
+        from metanet.symmetry.enlarge import enlarge
+
+        space = enlarge(program, space, wanted)
     if verify:
         space = _proved(program, space)
     if checkpoint is None:

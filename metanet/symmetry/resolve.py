@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from metanet.checkpoint import open as open_checkpoint
 from metanet.checkpoint.info import is_floating
 from metanet.checkpoint.names import printable, some
 from metanet.errors import SpaceMismatch, SymmetryError
+from metanet.symmetry.enlarge import enlarge
 from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.meta import Meta, Wire
 from metanet.symmetry.space import WeightSpace
@@ -42,7 +43,7 @@ class Resolved:
 
 def resolve(
     src: Any, arch: str | None = None, spec: str | os.PathLike[str] | None = None,
-    verify: bool = False,
+    verify: bool = False, kinds: Iterable[str] = (),
 ) -> Resolved:
     """Open a checkpoint and find its space.
 
@@ -51,6 +52,7 @@ def resolve(
         arch: name of the architecture, see ``metanet.trace.archs.names()``.
         spec: path of a written space, or its text; it wins over inference.
         verify: prove the space on the architecture (needs ``arch``).
+        kinds: larger kinds to look for (see ``infer``); not where a spec says what they are.
 
     Raises:
         CheckpointError: the checkpoint or the file of the spec cannot be read.
@@ -69,7 +71,9 @@ def resolve(
     module, example_inputs = built(checkpoint, arch)
     program = record(module, example_inputs)
     if space is None:
-        space = with_names(infer_program(program), checkpoint)
+        found = infer_program(program)
+        wanted = tuple(kinds)
+        space = with_names(enlarge(program, found, wanted) if wanted else found, checkpoint)
     else:
         check_names(program, space)
     if not verify:

@@ -24,7 +24,7 @@ from metanet.symmetry.infer import record
 from metanet.symmetry.randomise import fill, inputs
 from metanet.symmetry.rules.source import IGNORED
 from metanet.symmetry.space import WeightSpace
-from metanet.trace.program import Op, Program, substitute_leaves
+from metanet.trace.program import Call, Op, Program, substitute_leaves
 
 TOLERANCE = 1e-10
 """Largest relative change of an output that counts as rounding."""
@@ -171,8 +171,10 @@ class Trial:
         self.given: dict[str, Tensor] = {}
         self.output: list[Tensor] = []
 
-    def invariance(self, seed: int) -> tuple[float, str | None]:
-        """Largest relative change of an output under a random element, and a remark.
+    def invariance(
+        self, seed: int, element: GroupElement | None = None
+    ) -> tuple[float, str | None]:
+        """Largest relative change of an output under an element (a random one), and a remark.
 
         Weights that make the network amplify rounding errors prove nothing: where a change is no
         larger than what a perturbation by one part in 1e15 does, smaller weights are taken.
@@ -181,7 +183,7 @@ class Trial:
         for gain in [g for g in _GAINS if g <= self.gain]:
             self.gain = gain
             self.draw(seed, gain)
-            error = self.error(self._moved(seed))
+            error = self.error(self._moved(element or self.space.random(seed)))
             if error <= TOLERANCE or not self._unstable(error, seed):
                 return error, note
             note = f"weights were scaled by {gain / 3:.1g} or less: the network amplifies rounding"
@@ -213,18 +215,21 @@ class Trial:
         self.given = inputs(self.program, rng)
         self.output = self._run(self.state)
 
-    def _moved(self, seed: int) -> dict[str, Tensor]:
-        element = self.space.random(seed)
+    def _moved(self, element: GroupElement) -> dict[str, Tensor]:
         return {name: act(element, name, tensor) for name, tensor in self.state.items()}
 
     def _run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        found = run_doubled(self.program, self.values(state))
+        return [value for value in found if isinstance(value, Tensor)]
+
+    def values(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values of all sources of the program, for weights by the names of the space."""
         values = dict(self.given)
         owners = {self.program.aliases.get(n, n): self.space.owner(n)
                   for n in (*self.space.tensors, *self.space.aliases)}
         for name in self.program.tensors:
             values[name] = state[owners[self.program.aliases.get(name, name)]]
-        found = run_doubled(self.program, values)
-        return [value for value in found if isinstance(value, Tensor)]
+        return values
 
     def error(self, state: Mapping[str, Tensor]) -> float:
         """Largest relative change of an output when these are the weights."""
@@ -244,9 +249,15 @@ class Trial:
 
 def run_doubled(program: Program, values: Mapping[str, Tensor]) -> list[Any]:
     """Outputs of a program on float64 values, with its casts lifted."""
-    with torch.no_grad(), _double_by_default(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a network that draws noise draws the same at each run
-        return program.run(values, _lifted)
+    with torch.no_grad():
+        return run_lifted(program, values, lifted)
+
+
+def run_lifted(program: Program, values: Mapping[str, Tensor], call: Call) -> list[Any]:
+    """Outputs of a program whose operations ``call`` runs, with the same noise each time."""
+    with _double_by_default(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return program.run(values, call)
 
 
 def widened(value: Tensor) -> Tensor:
@@ -275,7 +286,7 @@ def relative_change(a: Tensor, b: Tensor) -> float:
     return change / scale if np.isfinite(change) and np.isfinite(scale) else float("inf")
 
 
-def _lifted(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def lifted(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation with every cast to a smaller float made a cast to float64."""
     if op.family in IGNORED:
         return None
