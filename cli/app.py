@@ -18,6 +18,7 @@ from . import (
     explain,
     graph,
     inspect,
+    merge,
     permute,
     pull,
     related,
@@ -38,7 +39,8 @@ app = typer.Typer(
 for _panel, _verbs in {
     "See": (inspect.inspect, explain.explain, graph.graph, doctor.doctor),
     "Write": (convert.convert, permute.permute, pull.pull),
-    "Two models": (align.align, barrier.barrier, distance.distance, related.related),
+    "Two models": (align.align, barrier.barrier, distance.distance, related.related,
+                   merge.merge),
     "Start here": (demo.demo,),
 }.items():
     for _verb in _verbs:

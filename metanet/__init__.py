@@ -36,6 +36,8 @@ _LAZY = {
     "rule": "metanet.symmetry",
     "Alignment": "metanet.tasks.merge",
     "align": "metanet.tasks.merge",
+    "merge": "metanet.tasks.merge",
+    "MergeReport": "metanet.tasks.merge",
     "related": "metanet.tasks.merge",
     "WeightBatch": "metanet.graph",
     "ParameterGraph": "metanet.graph",

@@ -142,23 +142,33 @@ class Checkpoint:
         """The dtype of a tensor as a word such as ``float32``; nothing is read."""
         return self.info(name).dtype
 
-    def read(self, name: str) -> Tensor:
-        """The tensor, on the CPU, contiguous, sharing memory with nothing.
+    def view(self, name: str) -> Tensor:
+        """The tensor without a copy where its format allows: perhaps a mapped file, or memory of
+        somebody else, so never write to it.
 
         Raises CheckpointError if the file is damaged or has changed since it was opened.
         """
         info = self.info(name)
         with guarded(self.source.uri, f"reading tensor {printable(name, 80)!r}",
                      "Download or save the file again"):
-            import torch
-
-            tensor = self._read(self._paths[name]).detach()
-            tensor = tensor.resolve_conj().resolve_neg()
-            out = torch.empty(info.shape, dtype=tensor.dtype)
-            out.copy_(tensor)
+            tensor = self._read(self._paths[name]).detach().resolve_conj().resolve_neg()
         if (tuple(tensor.shape), str(tensor.dtype)) != (info.shape, f"torch.{info.dtype}"):
             raise refusal(self.source.uri, f"tensor {printable(name, 80)!r} is not the {info} that "
                           "its header promised", "Download or save the file again")
+        return tensor
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU, contiguous, sharing memory with nothing.
+
+        Raises CheckpointError if the file is damaged or has changed since it was opened.
+        """
+        tensor = self.view(name)
+        with guarded(self.source.uri, f"reading tensor {printable(name, 80)!r}",
+                     "Download or save the file again"):
+            import torch
+
+            out = torch.empty(tensor.shape, dtype=tensor.dtype)
+            out.copy_(tensor)
         return out
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def mean(cosines: Array, weights: Array, steps: int, tol: float) -> Array:
         sin = np.sin(angle)
         stretch = weights * np.where(sin > 1e-9, angle / np.maximum(sin, 1e-9), 1.0)
         tangent = stretch - (stretch @ cos) * here
-        length = float(np.sqrt(max(tangent @ cosines @ tangent, 0.0)))
+        length = float(np.sqrt(max(float(tangent @ cosines @ tangent), 0.0)))
         if length < 1e-15:
             break
         here = _unit(np.cos(length) * here + np.sin(length) / length * tangent, cosines)
@@ -64,7 +64,7 @@ def mean(cosines: Array, weights: Array, steps: int, tol: float) -> Array:
 
 
 def _unit(point: Array, cosines: Array) -> Array:
-    length = np.sqrt(max(point @ cosines @ point, 0.0))
+    length = float(np.sqrt(max(float(point @ cosines @ point), 0.0)))
     return point / length if length > 1e-12 else point
 
 
