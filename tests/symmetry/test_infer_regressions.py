@@ -12,6 +12,8 @@ import metanet
 from metanet.errors import SymmetryError
 from metanet.symmetry import Axis, Fixed, Prod, Sum
 from metanet.symmetry.infer import infer, infer_program, record
+from metanet.symmetry.verify import verify_program
+from metanet.trace.dispatch import dispatch_program
 
 
 class Head(nn.Module):
@@ -327,3 +329,22 @@ def test_empty_parts_vanish() -> None:
     space, found = proved(EmptyPart(), torch.randn(2, 5, 6))
     assert signatures(space) == models.s(6, 6)
     assert found.ok and not space.meta.unsupported
+
+
+class Masked(nn.Module):
+    """Keeps the places of a sequence where its input is marked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x).tanh()[marked])
+
+
+def test_what_a_mask_picks_keeps_its_channels() -> None:
+    marked = torch.tensor([[True, False, True, True, False], [False, True, True, False, True]])
+    program = dispatch_program(Masked(), (torch.randn(2, 5, 4), marked))
+    space = infer_program(program)
+    assert signatures(space) == models.s(6) and not space.meta.unsupported
+    assert verify_program(program, space).ok

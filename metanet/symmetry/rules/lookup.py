@@ -41,6 +41,8 @@ def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     if sum(max(1, v.rank) for v in picked) and len(ctx.shape) < x.rank - len(used):
         raise ctx.refuse("indices by mask")
     only = picked[0] if len(picked) == 1 else None
+    if only is not None and _is_mask(ctx, x, only, used[0]):
+        return _masked(ctx, x, only, used[0])
     if only is not None and only.content is not None and only.rank == 1:
         part = pieces(ctx, x, used[0], only.content.tolist())
         if part is not None:
@@ -56,6 +58,23 @@ def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     at = used[0] if adjacent else 0
     ctx.mix(x, used)
     return Value((*rest[:at], *middle, *rest[at:]), depth=x.depth, valued=x.valued)
+
+
+def _is_mask(ctx: Context, x: Value, index: Value, at: int) -> bool:
+    """Whether the entries where ``index`` is true are picked: its axes become one, of any size."""
+    if len(ctx.shape) != x.rank - index.rank + 1:
+        return False
+    covered = x.shape[at : at + index.rank]
+    return covered == index.shape and (index.rank > 1 or ctx.shape[at] != index.shape[0])
+
+
+def _masked(ctx: Context, x: Value, mask: Value, at: int) -> Value:
+    covered = range(at, at + mask.rank)
+    for axis in (*(x.axes[i] for i in covered), *mask.axes):
+        ctx.freeze(axis, "picked by a mask")
+    ctx.mix(x, covered)
+    picked = ctx.fixed(ctx.shape[at], "picked by a mask")
+    return Value((*x.axes[:at], picked, *x.axes[at + mask.rank :]), depth=x.depth)
 
 
 def _readable(index: Value, axis: Expr) -> bool:
