@@ -229,16 +229,19 @@ def test_multislerp_with_base_acts_on_task_vectors() -> None:
 def test_threshold_is_that_of_a_full_sort(density: float) -> None:
     x = torch.randn(10_001, generator=torch.Generator().manual_seed(1))
     k = keep_count(x.numel(), density)
-    found = thresholds(lambda: iter([[x[:5000]], [x[5000:]]]), [k])
+    found = thresholds(lambda: iter([[x[:5000]], [x[5000:]]]), [k], len(x))
+    for sample in (x[::7], x[:50].abs() + 9, x[:50] * 0, -x[5:6]):  # good ones and misleading ones
+        again = thresholds(lambda: iter([[x[:5000]], [x[5000:]]]), [k], len(x), [sample])
+        assert again == found
     assert found == [float(x.abs().sort(descending=True).values[k - 1])]
     assert int((x.abs() >= found[0]).sum()) == k
 
 
 def test_threshold_in_float64_and_with_ties() -> None:
     x = torch.tensor([1.0, -2.0, 2.0, 0.0, 1 + 1e-12], dtype=torch.float64)
-    assert thresholds(lambda: iter([[x]]), [3]) == [float(x[4])]
-    assert thresholds(lambda: iter([[x]]), [1]) == [2.0]
-    assert thresholds(lambda: iter([[x, x]]), [5, 0]) == [0.0, float("inf")]
+    assert thresholds(lambda: iter([[x]]), [3], 5) == [float(x[4])]
+    assert thresholds(lambda: iter([[x]]), [1], 5) == [2.0]
+    assert thresholds(lambda: iter([[x, x]]), [5, 0], 5) == [0.0, float("inf")]
 
 
 def test_dare_drops_the_right_share_and_rescales() -> None:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom, chi2, spearmanr
 from torch import Tensor
 
@@ -300,7 +301,13 @@ def _group(
 def _fisher(logs: list[float]) -> tuple[float, float]:
     """log p and the statistic of Fisher's combination of independent p-values."""
     statistic = -2 * sum(logs)
-    return float(chi2.logsf(statistic, 2 * len(logs))), statistic
+    tail = float(chi2.logsf(statistic, 2 * len(logs)))
+    if math.isfinite(tail):
+        return tail, statistic
+    # with an even number of degrees of freedom the tail is a sum, which is done on logarithms
+    half = statistic / 2
+    terms = [j * math.log(half) - math.lgamma(j + 1) for j in range(len(logs))]
+    return float(np.logaddexp.reduce(terms)) - half, statistic
 
 
 # ---------------------------------------------------------------- the orbit
@@ -376,9 +383,49 @@ def _orbit(
     if len(told) > 1:  # all groups together
         chance = _AGREE + 1 / min(row.size for row in rows)
         agree.append(_binomial(sum(c for c, _, _ in told), sum(n for _, n, _ in told), chance))
+    agree += _halves(space, a, b)
     near = [_coincidence(a[name], act(element, name, b[name])) for name in a if a[name].ndim > 1]
     tests = [*agree, *near]
     return min(0.0, min(tests) + math.log(len(tests))) if tests else 0.0
+
+
+def _halves(
+    space: WeightSpace, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> list[float]:
+    """log p of witnesses for tensors between two groups, where nothing after them is kin.
+
+    Partners of the first group are known from the input side. One half of them settles the second
+    group; by it the tensor finds partners for the other half, which should be those known.
+    """
+    plain = [g for g in space.groups if not g.over and len(family(space, g)) == 1]
+    into, _ = _directions(space)
+    known = _one_side(space, plain, into, (a, b))
+    found = []
+    for name in (n for n in a if len(space.blocks(n)) == 1):
+        block = space.blocks(name)[0]
+        labels = [label for label in block.labels if label in known]
+        meta = space.tensor_meta(name)
+        if len(labels) != 2 or len(set(labels)) != 2:
+            continue
+        outs, ins = sorted((block.labels.index(label) for label in labels),
+                           key=lambda p: block.digits[p].axis not in meta.out_axes)
+        sizes = block.digits[outs].size, block.digits[ins].size, -1
+        left, right = (block.view(m[name]).movedim((outs, ins), (0, 1)).reshape(sizes)
+                       for m in (a, b))
+        right = right[:, torch.from_numpy(known[str(block.labels[ins])])]
+        found.append(_second_half(left.numpy(), right.numpy()))
+    return found
+
+
+def _second_half(a: np.ndarray, b: np.ndarray) -> float:
+    """log p for one tensor ``[second, first, rest]`` whose first group is aligned."""
+    first = np.random.default_rng(0).permutation(a.shape[1])
+    one, other = first[: len(first) // 2], first[len(first) // 2 :]
+    gain = np.einsum("isr,jsr->ij", a[:, one], b[:, one], optimize=True)
+    rows = linear_sum_assignment(gain, maximize=True)[1]
+    gain = np.einsum("hir,hjr->ij", a[:, other], b[rows][:, other], optimize=True)
+    same = int((linear_sum_assignment(gain, maximize=True)[1] == np.arange(len(other))).sum())
+    return _binomial(same, len(other), _AGREE + 1 / len(other))
 
 
 def _coincidence(a: Tensor, b: Tensor) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metanet.errors import MetanetError
 
-BLOCK = 1 << 18  # elements: one block in float32 is one MiB
+BLOCK = 1 << 17  # elements: one block in float32 is half a MiB
 Number = float | int | bool
 Block = Float[Tensor, " b"]
 
@@ -100,6 +100,17 @@ class Stack:
             yield from self.blocks()
         else:
             yield from (deltas for deltas, _ in self.with_base())
+
+    def sample(self, count: int) -> list[Block]:
+        """About ``count`` elements of each of ``vectors``, evenly spaced; none where all are few.
+
+        The step is odd, lest it meets one column of a matrix only.
+        """
+        step = (self.numel // count) | 1
+        if self.numel < 4 * count or self.base is None:
+            return []
+        base = self.base[::step].to(self.dtype)
+        return [t[::step].to(self.dtype) - base for t in self.models]
 
     def generator(self, model: int) -> torch.Generator:
         """Random numbers of one tensor of one model: the same in whatever order tensors come."""

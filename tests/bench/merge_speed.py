@@ -1,0 +1,93 @@
+"""Speed of merging: ``python -m tests.bench.merge_speed [--repeat 5] [--layers 8]``.
+
+Random Llama-shaped bf16 checkpoints; a fresh process per run, CPU seconds of the whole process.
+``net`` is what is left without start-up, and start-up is a run of the same command on models of a
+few kilobytes; GB/s count the bytes of the two models (TIES reads a base beside). Memory is
+anonymous, above that after ``import torch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+METHODS = {"linear": [], "slerp": ["-p", "t=0.5"], "task_arithmetic": [], "karcher": [],
+           "multislerp": [], "ties": ["-p", "density=0.5"], "dare_linear": ["-p", "density=0.5"],
+           "dare_ties": ["-p", "density=0.5"]}
+BASED = {"task_arithmetic", "ties", "dare_linear", "dare_ties"}
+
+
+def llama(seed: int, layers: int, width: int, inner: int, vocab: int) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    shapes = {"model.embed_tokens.weight": (vocab, width), "lm_head.weight": (vocab, width),
+              "model.norm.weight": (width,)}
+    for i in range(layers):
+        p = f"model.layers.{i}."
+        shapes |= {f"{p}self_attn.{k}_proj.weight": (width, width) for k in "qkvo"}
+        shapes |= {f"{p}mlp.{k}_proj.weight": (inner, width) for k in ("gate", "up")}
+        shapes |= {f"{p}mlp.down_proj.weight": (width, inner), f"{p}input_layernorm.weight":
+                   (width,), f"{p}post_attention_layernorm.weight": (width,)}
+    return {n: (0.02 * torch.randn(s, generator=rng)).bfloat16() for n, s in shapes.items()}
+
+
+def cpu(*words: str) -> tuple[float, str]:
+    """CPU seconds of a fresh process, and what it printed."""
+    before = os.times()
+    done = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+    after = os.times()
+    return (after.children_user + after.children_system - before.children_user
+            - before.children_system, done.stdout)
+
+
+def merge(name: str, folder: Path, prefix: str) -> tuple[float, dict[str, object]]:
+    models = [str(folder / f"{prefix}{i}") for i in (0, 1)]
+    base = ["--base", str(folder / f"{prefix}2")] if name in BASED else []
+    seconds, text = cpu("-m", "metanet", "merge", *models, "--method", name, *METHODS[name], *base,
+                        "-o", str(folder / "out"), "--force", "--json", "--seed",
+                        str(len(os.listdir(folder)) + int.from_bytes(os.urandom(3), "big")))
+    return seconds, json.loads(text)
+
+
+def save(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    (folder / name).mkdir()
+    save_file(weights, folder / name / "model.safetensors")
+    (folder / name / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for i in range(3):
+            save(folder, f"big{i}", llama(i, options.layers, 1024, 2816, 8000))
+            save(folder, f"small{i}", llama(i, 1, 8, 16, 10))
+        size = 2 * (folder / "big0" / "model.safetensors").stat().st_size
+        bare = statistics.median(cpu("-c", "import torch")[0] for _ in range(options.repeat))
+        print(f"import torch {bare:.2f} CPU-s; two models of {size / 2e6:.0f} MB each")
+        print("method | start-up above import torch, CPU-s | whole, CPU-s | net GB/s | "
+              "anonymous MiB")
+        for method in options.methods:
+            start = statistics.median(merge(method, folder, "small")[0]
+                                      for _ in range(options.repeat))
+            runs = [merge(method, folder, "big") for _ in range(options.repeat)]
+            whole = statistics.median(seconds for seconds, _ in runs)
+            memory = max(int(report["working_memory"]) for _, report in runs)
+            print(f"{method} | {start - bare:.2f} | {whole:.2f} | "
+                  f"{size / 1e9 / max(whole - start, 1e-9):.2f} | {memory / 2**20:.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
