@@ -191,7 +191,7 @@ def kin(nets: list[State], samples: Samples, space: metanet.WeightSpace) -> Iter
         part = MLP()
         part.load_state_dict(state)
         torch.manual_seed(200 + number)
-        for layer in part[-3:]:
+        for layer in list(part)[-3:]:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
         partly = train(part, samples, 1, 300 + number)
@@ -214,7 +214,8 @@ def related_table(data: Path, folder: Path, pairs: int, epochs: int) -> dict:
     for family in FAMILIES:
         chosen = wild(data, family, least=0.9)
         if family == "cnn21k":
-            chosen.pop("net_02.pth", None)  # of one initial seed with net_00
+            for copy in ("net_02.pth", "net_22.pth"):  # of one initial seed with net_00
+                chosen.pop(copy, None)
         module, inputs = built(data / f"wild_mnist_{family}" / next(iter(chosen)),
                                f"mnist-{family}")
         sets[f"wild {family}"] = (list(chosen.values()), metanet.infer(module, inputs))

@@ -86,6 +86,19 @@ def test_partly_retrained() -> None:
     assert related(a, SPACE.random(4).apply(copy), SPACE).log10_p < -6
 
 
+def test_a_stem_alone_is_told_whatever_its_order() -> None:
+    """Everything after the second layer drawn anew, the rest tuned: halves of a layer bear witness.
+    """
+    space = metanet.infer(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 40), nn.ReLU(),
+                                        nn.Linear(40, 4)), torch.randn(3, 8))
+    shapes = {n: spec.shape for n, spec in space.tensors.items()}
+    a, b = ({n: torch.randn(s, generator=torch.Generator().manual_seed(i + j))
+             for i, (n, s) in enumerate(shapes.items())} for j in (0, 100))
+    copy = tuned(a, 0.2) | {n: b[n] for n in ("4.weight", "4.bias", "2.bias")}
+    assert related(a, space.random(4).apply(copy), space).log10_p < -6
+    assert related(a, b, space).orbit_p == 1.0
+
+
 def test_orbits_do_not_depend_on_order() -> None:
     a, b = drawn(0), drawn(1)
     first = related(a, b, SPACE)

@@ -8,12 +8,13 @@ identity. The number of fixed points of a uniform permutation has a known distri
 are exact, and independent over groups (Zhu et al., "Independence tests for language models", ICML
 2025, arXiv 2502.12292, permute copies of one architecture; here the group is inferred).
 
-**Orbit** (bounds). A copy whose neurons were permuted has lost the order. It is found by two
-witnesses that no permutation touches: partners found from the input side are those found from the
-output side; and entries of partners coincide to a hundredth of their spread. Two models of one
-task agree a little in both by what they learned, so no exact law is known: the p-values are
-binomial tails for an agreement of a quarter and a coincidence of a tenth by chance, several times
-what independent models show.
+**Orbit** (bounds). A copy whose neurons were permuted has lost the order. It is found by witnesses
+that no permutation touches: partners found from the input side are those found from the output
+side; half of a layer's neurons, through the next layer, find the partners of the other half; and
+entries of partners coincide to a hundredth of their spread. Two models of one task agree a little
+in all of them by what they learned, so no exact law is known: the p-values are binomial tails for
+an agreement of a quarter and a coincidence of a tenth by chance, several times what independent
+models show.
 
 The answer is the smaller of the order's and 1000 times the orbit's p-value (a weighted Bonferroni
 bound): uniform under independence up to a tenth of a percent.
