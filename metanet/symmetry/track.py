@@ -143,8 +143,11 @@ class _Tracker:
             return Value(tuple(self.solver.free(n) for n in source.shape))
         cause = f"{source.kind} '{source.name}'"
         content = source.value if source.kind != "input" and _small(source.value) else None
-        return Value(tuple(self.solver.fixed(n, f"{cause}, axis {i}")
-                           for i, n in enumerate(source.shape)), content=content)
+        alike = source.kind != "input" and source.ref.index not in self.mutated
+        return Value(tuple(
+            self.solver.free(n) if alike and _repeats(source.value, i)
+            else self.solver.fixed(n, f"{cause}, axis {i}")
+            for i, n in enumerate(source.shape)), content=content)
 
     def _missing(self) -> None:
         """Tensors that the program never mentions: nothing depends on them."""
@@ -332,6 +335,13 @@ def _cause(op: Op, source: Value | None, size: int) -> str:
     axes = sorted(source.axes, key=lambda axis: length(axis) != size)
     known = (leaf.cause for axis in axes for leaf in leaves(axis) if leaf.cause)
     return next(known, f"computed from fixed values at {op.title}")
+
+
+def _repeats(value: torch.Tensor | None, axis: int) -> bool:
+    """Whether a constant is the same at each index of an axis, as a blur is for each channel."""
+    if value is None or value.is_meta or value.shape[axis] < 2 or value.numel() == 0:
+        return False
+    return bool((value == value.narrow(axis, 0, 1)).all())
 
 
 def _is_uniform(value: torch.Tensor | None) -> bool:

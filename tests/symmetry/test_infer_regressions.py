@@ -348,3 +348,25 @@ def test_what_a_mask_picks_keeps_its_channels() -> None:
     space = infer_program(program)
     assert signatures(space) == models.s(6) and not space.meta.unsupported
     assert verify_program(program, space).ok
+
+
+class Blurred(nn.Module):
+    """A blur before striding: one fixed kernel, written out for every channel."""
+
+    def __init__(self, alike: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 3)
+        kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+        scale = torch.ones(6) if alike else torch.arange(1.0, 7)
+        self.register_buffer("kernel", kernel.expand(6, 1, 3, 3) * scale[:, None, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.conv2d(self.one(x).relu(), self.kernel, stride=2, groups=6)
+        return self.two(x)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_constant_that_repeats_ties_nothing_down(alike: bool) -> None:
+    space, found = proved(Blurred(alike), torch.randn(2, 3, 15, 19))
+    assert found.ok == alike  # a space without a live group proves nothing
+    assert signatures(space) == (models.s(6) if alike else [])

@@ -50,10 +50,11 @@ _SMALLEST = dict(pair.split("=") for pair in """
 
 
 _REDUCED: dict[str, dict[str, int]] = {
-    "nasnet": {"num_features": 672, "stem_size": 16}, "deepseek_vit": {"depth": 4},
+    "nasnet": {"num_features": 672, "stem_size": 16}, "gemma4_vit": {"depth": 2},
+    "deepseek_vit": {"depth": 2, "embed_dim": 256, "num_heads": 4},
 }
 """Constructor arguments for families whose smallest model is too large to be verified."""
-_SIDES_OF = {"nasnet": (64,), "pnasnet": (64,)}
+_SIDES_OF = {"nasnet": (64,), "pnasnet": (64,), "convmixer": (56,), "deepseek_vit": (168, 210)}
 
 
 def timm_families() -> list[str]:
