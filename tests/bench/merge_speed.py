@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -52,8 +53,8 @@ def merge(name: str, folder: Path, prefix: str) -> tuple[float, dict[str, object
     models = [str(folder / f"{prefix}{i}") for i in (0, 1)]
     base = ["--base", str(folder / f"{prefix}2")] if name in BASED else []
     seconds, text = cpu("-m", "metanet", "merge", *models, "--method", name, *METHODS[name], *base,
-                        "-o", str(folder / "out"), "--force", "--json", "--seed",
-                        str(len(os.listdir(folder)) + int.from_bytes(os.urandom(3), "big")))
+                        "-o", str(folder / "out"), "--json")
+    shutil.rmtree(folder / "out")
     return seconds, json.loads(text)
 
 

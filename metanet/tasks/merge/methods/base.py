@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metanet.errors import MetanetError
 
-BLOCK = 1 << 17  # elements: one block in float32 is half a MiB
+BLOCK = 1 << 16  # elements: a handful of blocks in float32 fits a cache of a MiB or two
 Number = float | int | bool
 Block = Float[Tensor, " b"]
 
@@ -82,17 +82,27 @@ class Stack:
         self.name, self.seed = name, seed
 
     def blocks(self) -> Iterator[list[Block]]:
-        """The models, block by block, in the dtype of computation."""
-        for at in range(0, self.numel, BLOCK):
-            yield [t[at:at + BLOCK].to(self.dtype) for t in self.models]
+        """The models, block by block, in the dtype of computation: copies that may be written to,
+        and that the next block overwrites."""
+        yield from self._copies(self.models)
 
     def with_base(self) -> Iterator[tuple[list[Block], Block]]:
-        """Task vectors (model minus base, exact up to rounding in float32) and base, by block."""
+        """Task vectors (model minus base, exact up to rounding in float32) and base, by block, in
+        copies as of ``blocks``."""
         if self.base is None:
             raise MetanetError("task vectors need a base model")
+        for base, *deltas in self._copies([self.base, *self.models]):
+            for delta in deltas:
+                delta.sub_(base)
+            yield deltas, base
+
+    def _copies(self, tensors: Sequence[Tensor]) -> Iterator[list[Block]]:
+        # The same few buffers for all blocks: they stay in the cache.
+        held = [torch.empty(min(self.numel, BLOCK), dtype=self.dtype) for _ in tensors]
         for at in range(0, self.numel, BLOCK):
-            base = self.base[at:at + BLOCK].to(self.dtype)
-            yield [t[at:at + BLOCK].to(self.dtype) - base for t in self.models], base
+            size = min(BLOCK, self.numel - at)
+            yield [buffer[:size].copy_(t[at:at + size])
+                   for buffer, t in zip(held, tensors, strict=True)]
 
     def vectors(self) -> Iterator[list[Block]]:
         """Task vectors where there is a base, else the models."""
@@ -128,7 +138,7 @@ class Method:
 
     Attributes:
         name: as recipes spell it.
-        run: blocks of the merged tensor, in order.
+        run: blocks of the merged tensor, in order; each is valid until the next one.
         parameters: what it takes.
         base: whether it needs a base model (None: it may have one).
         models: least and greatest number of models, the base not counted.
@@ -159,7 +169,7 @@ class Method:
 
     def __call__(self, stack: Stack, values: Values) -> Tensor:
         """The merged tensor, flat, in the dtype of computation."""
-        parts = list(self.run(stack, values))
+        parts = [block.clone() for block in self.run(stack, values)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=stack.dtype)
 
 
@@ -181,9 +191,9 @@ def normalized(weights: Sequence[float], method: str) -> list[float]:
 
 
 def combine(blocks: Sequence[Block], weights: Sequence[float]) -> Block:
-    """Weighted sum of blocks, from left to right."""
+    """Weighted sum of blocks, from left to right, in the first of them."""
     first, *rest = blocks
-    out = first * weights[0]
+    out = first if weights[0] == 1 else first.mul_(weights[0])
     for block, weight in zip(rest, weights[1:], strict=True):
         out.add_(block, alpha=weight)
     return out

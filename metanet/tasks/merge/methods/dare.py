@@ -23,7 +23,7 @@ from metanet.tasks.merge.methods.base import (
     normalized,
     switch,
 )
-from metanet.tasks.merge.methods.ties import agreed
+from metanet.tasks.merge.methods.ties import add_agreed
 
 
 def dropped(stack: Stack, values: Values) -> Iterator[tuple[list[Block], Block]]:
@@ -44,13 +44,13 @@ def _linear(stack: Stack, values: Values) -> Iterator[Block]:
     if values.whole["normalize"]:
         weights = normalized(weights, "dare_linear")
     for deltas, base in dropped(stack, values):
-        yield base.add(combine(deltas, weights), alpha=float(values.whole["lambda"]))
+        yield base.add_(combine(deltas, weights), alpha=float(values.whole["lambda"]))
 
 
 def _ties(stack: Stack, values: Values) -> Iterator[Block]:
     weights, normalize = values.of("weight"), bool(values.whole["normalize"])
     for deltas, base in dropped(stack, values):
-        yield base.add(agreed(deltas, weights, normalize), alpha=float(values.whole["lambda"]))
+        yield add_agreed(base, deltas, weights, normalize, float(values.whole["lambda"]))
 
 
 _TAKES = (WEIGHT, DENSITY, LAMBDA, switch("rescale", True), switch("normalize", False))

@@ -10,7 +10,7 @@ from metanet.tasks.merge.methods.base import Block, Method, Parameter, Stack, Va
 def _passthrough(stack: Stack, values: Values) -> Iterator[Block]:
     scale = values.of("scale")[0]
     for (block,) in stack.blocks():
-        yield block if scale == 1.0 else block * scale
+        yield block if scale == 1.0 else block.mul_(scale)
 
 
 PASSTHROUGH = Method("passthrough", _passthrough, (Parameter("scale", 1.0, each=True),),

@@ -76,4 +76,4 @@ def spread(stack: Stack, coefficients: Array) -> Iterator[Block]:
             yield combine(blocks, factors)
     else:
         for deltas, base in stack.with_base():
-            yield base + combine(deltas, factors)
+            yield base.add_(combine(deltas, factors))

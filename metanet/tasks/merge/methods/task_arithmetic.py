@@ -23,7 +23,7 @@ def _task_arithmetic(stack: Stack, values: Values) -> Iterator[Block]:
         weights = normalized(weights, "task_arithmetic")
     weights = [w * float(values.whole["lambda"]) for w in weights]
     for deltas, base in stack.with_base():
-        yield base + combine(deltas, weights)
+        yield base.add_(combine(deltas, weights))
 
 
 TASK_ARITHMETIC = Method("task_arithmetic", _task_arithmetic,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 
 from metanet.tasks.merge.methods.base import (
     DENSITY,
@@ -21,25 +20,41 @@ from metanet.tasks.merge.methods.base import (
     Method,
     Stack,
     Values,
+    combine,
     switch,
 )
 from metanet.tasks.merge.methods.threshold import SAMPLE, keep_count, thresholds
 
 
-def agreed(deltas: Sequence[Block], weights: Sequence[float], normalize: bool) -> Block:
-    """Weighted sum of what agrees with the elected sign; by ``normalize`` a weighted mean."""
-    parts = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    total = parts[0].clone()
-    for part in parts[1:]:
-        total.add_(part)
+def add_agreed(base: Block, deltas: Sequence[Block], weights: Sequence[float], normalize: bool,
+               factor: float) -> Block:
+    """Base plus ``factor`` times the weighted sum of what agrees with the elected sign, or, by
+    ``normalize``, the weighted mean. All blocks are overwritten."""
+    for delta, weight in zip(deltas, weights, strict=True):
+        if weight != 1:
+            delta.mul_(weight)
+    sign = deltas[0].clone()
+    for delta in deltas[1:]:
+        sign.add_(delta)
     # Numbers instead of truth values, which are several times slower to compute with.
-    sign, out, share = total.sign_(), torch.zeros_like(total), torch.zeros_like(total)
-    for part, weight in zip(parts, weights, strict=True):
-        out.add_(part.mul_(sign).clamp_(min=0))  # its magnitude where it agrees, else 0
-        if normalize:
-            share.add_(part.sign_(), alpha=weight)
-    out.mul_(sign)
-    return out.div_(share.add_(1 - share.abs().sign_())) if normalize else out
+    sign.sign_()
+    for delta in deltas:
+        delta.mul_(sign).clamp_(min=0)  # its magnitude where it agrees, else 0
+    share = _share(deltas, weights) if normalize else None
+    size = combine(deltas, [1.0] * len(deltas))
+    if share is not None:
+        size.div_(share)
+    return base.addcmul_(sign, size, value=factor)
+
+
+def _share(agreeing: Sequence[Block], weights: Sequence[float]) -> Block:
+    """Sum of the weights of those that agree; something else than 0 where none does."""
+    out = torch.sign(agreeing[0]).mul_(weights[0])
+    part = torch.empty_like(out)
+    for block, weight in zip(agreeing[1:], weights[1:], strict=True):
+        out.add_(torch.sign(block, out=part), alpha=weight)
+    least = min((w for w in weights if w), default=1.0)
+    return out.clamp_(min=least) if least > 0 else out.add_(1 - out.sign().abs_())
 
 
 def _ties(stack: Stack, values: Values) -> Iterator[Block]:
@@ -50,9 +65,8 @@ def _ties(stack: Stack, values: Values) -> Iterator[Block]:
         for delta, low in zip(deltas, least, strict=True):
             below = torch.nextafter(delta.new_tensor(low), delta.new_tensor(0.0))
             if low:
-                delta.copy_(F.hardshrink(delta, float(below)))
-        mixed = agreed(deltas, weights, bool(values.whole["normalize"]))
-        yield base.add(mixed, alpha=factor)
+                torch.hardshrink(delta, float(below), out=delta)
+        yield add_agreed(base, deltas, weights, bool(values.whole["normalize"]), factor)
 
 
 TIES = Method("ties", _ties, (WEIGHT, DENSITY, LAMBDA, switch("normalize", True)), base=True,
