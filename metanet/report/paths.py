@@ -32,12 +32,15 @@ def save_paths(
         raise MetanetError(f"{out.name}: a plot is written as {', '.join(FORMATS)}")
     scored = any(point[2] is not None for points in paths.values() for point in points)
     with mpl.rc_context(style(LIGHT)):
-        figure = Figure(figsize=(8.8 if scored else 4.8, 3.4), layout="constrained")
+        size = (8.8, 3.8) if scored else (4.8, 4.4)
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
         for place, ax in enumerate(axes):
             _panel(ax, paths, place + 1)
-        axes[0].legend()
+        handles, labels = axes[0].get_legend_handles_labels()
+        names = [label.replace("_", ", ") for label in labels]
+        figure.legend(handles, names, loc="outside lower center", ncols=4 if scored else 2)
         metadata: dict[str, Any] = {"Date": None} if out.suffix.lower() == ".svg" else {}
         figure.savefig(out, metadata=metadata)
 
