@@ -12,6 +12,7 @@ import typer
 from .merge_options import Calib, Normalize, OutMaybe, Restarts
 from .options import Arch, Force, Json, Quiet, Seed, Spec
 from .output import Sink, safe, table
+from .render import group_document, groups_table
 
 if TYPE_CHECKING:
     from metanet.tasks.merge import Plan, Recipe
@@ -31,8 +32,8 @@ def merge(
                       "multislerp, karcher, task_arithmetic, ties, dare_linear, dare_ties, "
                       "passthrough.")] = None,
     weight: Annotated[Optional[list[float]], typer.Option(  # noqa: UP045
-        "--weight", "-w", metavar="NUMBER", help="Of each model, in order; equal by default.")
-    ] = None,
+        "--weight", "--weights", "-w", metavar="NUMBER", help="Of each model, in order; repeated; "
+        "equal by default.")] = None,
     base: Annotated[Text, typer.Option("--base", metavar="MODEL", help="Base of task vectors.")
                     ] = None,
     param: Words = None,
@@ -85,7 +86,10 @@ def _plan(sink: Sink, recipe: Recipe, *_: Any) -> None:
 
     with sink.progress("reading headers"):
         laid = plan(recipe)
-    sink.result(laid.to_json(), _text(laid))
+        space = laid.space()
+    groups = None if space is None else [group_document(group) for group in space.groups]
+    shown = [] if space is None else ["aligned by the groups", *groups_table(space)]
+    sink.result({**laid.to_json(), "groups": groups}, [*_text(laid), *shown])
 
 
 def _recipe(sources: list[str], given: dict[str, Any], aligned: Any, seed: int) -> Recipe:

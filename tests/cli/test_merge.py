@@ -43,6 +43,10 @@ def test_recipe_and_plan(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> N
     assert (laid.json["n_tensors"], laid.json["bytes"], laid.json["download_bytes"]) == (6, 296, 0)
     assert {"name": "0.weight", "shape": [5, 6], "dtype": "float32", "from": 2,
             "copied": False} in laid.json["tensors"]
+    assert laid.json["groups"] is None
+    grouped = run("merge", *pair, "--arch", "mlp", "--plan", "--json")
+    assert [group["size"] for group in grouped.json["groups"]] == [5, 4]
+    assert "aligned by the groups" in run("merge", *pair, "--arch", "mlp", "--plan").out
     text = run("merge", config, "--plan").out
     assert "slerp of 2 models" in text
     assert "N.weight" in text

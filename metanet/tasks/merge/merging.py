@@ -321,13 +321,10 @@ def _find(laid: Plan) -> dict[str, Alignment]:
         choose(laid.models, laid.models, name)
     out = {name: Alignment.load(path) for name, path in options.load.items()}
     left = [n for n in laid.models if n not in out and n != laid.recipe.reference]
-    if not left or (options.arch is None and options.spec is None):
+    space = laid.space() if left else None
+    if space is None:
         return out
-    from metanet.symmetry import resolve
-
     reference = laid.models[laid.recipe.reference]
-    spec = None if options.spec is None else Path(options.spec)
-    space = resolve(reference, arch=options.arch, spec=spec).space
     calib = None
     if options.calib is not None:
         calib = load(Path(options.calib), parse_normalize(options.normalize)).shuffled()

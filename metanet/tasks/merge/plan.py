@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from metanet.checkpoint import Checkpoint, natural_sorted, printable
 from metanet.checkpoint.info import TensorInfo, is_floating
@@ -18,6 +19,9 @@ from metanet.tasks.merge.methods.base import BLOCK
 from metanet.tasks.merge.recipe import Part, Recipe, Setting, Slice, evaluate
 from metanet.tasks.merge.sources import config_of, identity, is_tied, open_models
 from metanet.tasks.merge.vocabulary import Vocabulary, embeds, vocabulary
+
+if TYPE_CHECKING:
+    from metanet.symmetry import WeightSpace
 
 _LAYER = re.compile(r"((?:[^.]*[^.\d][^.]*\.)*)(\d+)\.(.+)")
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
@@ -142,6 +146,21 @@ class Plan:
     def digest(self) -> str:
         """sha256 of the recipe and of what identifies its models."""
         return self.recipe.digest({name: identity(c) for name, c in self.models.items()})
+
+    def space(self) -> WeightSpace | None:
+        """In which the models are aligned, if they are and the recipe names the architecture or
+        the space. Names and shapes are enough for it.
+
+        Raises:
+            MetanetError: it does not fit the reference, or is unknown.
+        """
+        options = self.recipe.align
+        if options is None or (options.arch is None and options.spec is None):
+            return None
+        from metanet.symmetry import resolve
+
+        spec = None if options.spec is None else Path(options.spec)
+        return resolve(self.models[self.recipe.reference], arch=options.arch, spec=spec).space
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: what ``metanet merge --plan`` prints."""
