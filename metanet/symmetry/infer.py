@@ -33,7 +33,8 @@ def infer(
     """Find the group of permutations that leaves a network's function unchanged.
 
     Args:
-        source: a live module; or a checkpoint (path, state dict, ``Checkpoint``) with ``arch``.
+        source: a live module; or a checkpoint (path, state dict, ``Checkpoint``) with ``arch``, or
+            with a config of transformers or timm beside it.
         example_inputs: what the module's forward takes: a tensor, a tuple, a mapping of keyword
             arguments or a pair (tuple, mapping); sizes of at least 2, pairwise distinct. Made up
             when None.
@@ -51,14 +52,14 @@ def infer(
         SpaceMismatch: the architecture's tensors are not those of the checkpoint.
         SymmetryError: ``strict`` and some operation has no rule, or ``verify`` and it failed.
     """
-    checkpoint = None
-    if not isinstance(source, nn.Module):
-        from metanet.checkpoint import open as open_checkpoint
-        from metanet.symmetry.resolve import built
+    opened = None
+    if isinstance(source, nn.Module):
+        program = record(source, example_inputs)
+    else:
+        from metanet.symmetry.resolve import Opened
 
-        checkpoint = open_checkpoint(source)
-        source, example_inputs = built(checkpoint, arch, example_inputs)
-    program = record(source, example_inputs)
+        opened = Opened.of(source, arch, example_inputs)
+        program = opened.program
     space = infer_program(program)
     if strict and space.meta.unsupported:
         found = "; ".join(f"{u.op} at {u.where} ({u.lost} dims lost)"
@@ -72,11 +73,7 @@ def infer(
         space = enlarge(program, space, wanted)
     if verify:
         space = _proved(program, space)
-    if checkpoint is None:
-        return space
-    from metanet.symmetry.resolve import with_names
-
-    return with_names(space, checkpoint)
+    return space if opened is None else opened.fit(space)
 
 
 def _proved(program: Program, space: WeightSpace) -> WeightSpace:

@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metanet.checkpoint import Checkpoint
 from metanet.checkpoint import open as open_checkpoint
 from metanet.checkpoint.info import is_floating
-from metanet.checkpoint.names import printable, some
-from metanet.errors import SpaceMismatch, SymmetryError
+from metanet.checkpoint.names import natural_key, printable, some
+from metanet.errors import SpaceMismatch, SymmetryError, TraceError
+from metanet.symmetry.axis import Fixed
 from metanet.symmetry.enlarge import enlarge
 from metanet.symmetry.infer import infer_program, record
-from metanet.symmetry.meta import Meta, Wire
-from metanet.symmetry.space import WeightSpace
+from metanet.symmetry.meta import Frozen, Meta, Wire
+from metanet.symmetry.recognise import recognise
+from metanet.symmetry.space import TensorSpec, WeightSpace
 from metanet.symmetry.verify import Verification, check_names, verify_program
-from metanet.trace.archs import build
+from metanet.trace.archs import Built, build
+from metanet.trace.archs.stored import Storage
+from metanet.trace.program import Program
 
 _LONGEST_SPEC = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A checkpoint with what is known about it; nothing is known without ``arch`` or ``spec``.
+    """A checkpoint with what is known about it.
 
-    ``module`` has the architecture and none of the weights; ``space`` has exactly the names of
-    the checkpoint's floating tensors.
+    Attributes:
+        checkpoint: with exactly the names of the space, and more that are not floating; where a
+            file cuts the tensors in another way, a view of it that puts them together.
+        arch: name of the architecture, or None.
+        space: None where nothing is known.
+        verification: where one was asked for.
+        module: has the architecture and none of the weights.
+        file: the checkpoint as it is stored.
+        storage: how ``file`` stores the tensors of ``module``.
+        route: how the architecture was found: ``arch`` or ``spec`` (named by the caller),
+            ``config``, ``timm``, ``adapter``, ``cache``, ``pattern``, ``chain``, or None.
+        note: what was recognised and by what, or why nothing was.
     """
 
     checkpoint: Checkpoint
@@ -39,6 +53,19 @@ class Resolved:
     space: WeightSpace | None = None
     verification: Verification | None = None
     module: nn.Module | None = None
+    file: Checkpoint | None = None
+    storage: Storage = field(default_factory=Storage)
+    route: str | None = None
+    note: str = ""
+
+    @property
+    def stored(self) -> Checkpoint:
+        """The checkpoint as it is stored."""
+        return self.checkpoint if self.file is None else self.file
+
+    def restore(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by the names of ``checkpoint`` → tensors by those of the file, bit for bit."""
+        return self.storage.restore(state)
 
 
 def resolve(
@@ -47,68 +74,170 @@ def resolve(
 ) -> Resolved:
     """Open a checkpoint and find its space.
 
+    Without ``arch`` and ``spec`` the file alone has to tell: a config beside it, the names that a
+    known network has, or shapes that chain in one way only (see ``metanet.symmetry.recognise``).
+
     Args:
         src: anything that ``metanet.open`` takes.
         arch: name of the architecture, see ``metanet.trace.archs.names()``.
         spec: path of a written space, or its text; it wins over inference.
-        verify: prove the space on the architecture (needs ``arch``).
+        verify: prove the space on the architecture (named, or told by a config).
         kinds: larger kinds to look for (see ``infer``); not where a spec says what they are.
 
     Raises:
         CheckpointError: the checkpoint or the file of the spec cannot be read.
         SpaceMismatch: architecture or spec do not fit the checkpoint.
-        SymmetryError: the spec is malformed, or ``verify`` without ``arch``.
+        SymmetryError: the spec is malformed, or ``verify`` without an architecture.
     """
-    checkpoint = open_checkpoint(src)
-    if verify and arch is None:
+    file = open_checkpoint(src)
+    if arch is not None:
+        return _traced(file, arch, spec, verify, tuple(kinds))
+    if spec is not None:
+        _need_network(verify)
+        return Resolved(file, None, _declared(spec, file), file=file, route="spec")
+    return _alone(file, verify, tuple(kinds))
+
+
+def _need_network(verify: bool, note: str = "") -> None:
+    if verify:
         raise SymmetryError(
-            "nothing to verify against: a space is proved by running the network. Name the "
-            "architecture (arch=..., --arch on the command line)."
+            f"nothing to verify against{': ' if note else ''}{note}; a space is proved by running "
+            "the network. Name the architecture (arch=..., --arch on the command line)."
         )
-    space = None if spec is None else _declared(spec, checkpoint)
-    if arch is None:
-        return Resolved(checkpoint, None, space)
-    module, example_inputs = built(checkpoint, arch)
-    program = record(module, example_inputs)
-    if space is None:
+
+
+def _alone(file: Checkpoint, verify: bool, kinds: tuple[str, ...]) -> Resolved:
+    """From the file alone: by the code that its config names, or by what it looks like."""
+    found = recognise(file)
+    if found.code is not None:
+        try:
+            told = _traced(file, found.code, None, verify, kinds)
+        except (TraceError, SymmetryError) as error:
+            if verify:
+                raise
+            return Resolved(file, file=file, note=f"{found.note}; {error}")
+        return replace(told, route=found.route, note=found.note)
+    _need_network(verify, found.note)
+    return Resolved(file, found.arch, found.space, file=file, route=found.route, note=found.note)
+
+
+def _traced(
+    file: Checkpoint, arch: str, spec: str | os.PathLike[str] | None, verify: bool,
+    kinds: tuple[str, ...],
+) -> Resolved:
+    """From the code that ``arch`` names."""
+    opened = Opened.of(file, arch)
+    program = opened.program
+    declared = None if spec is None else _declared(spec, opened.checkpoint)
+    if declared is None:
         found = infer_program(program)
-        wanted = tuple(kinds)
-        space = with_names(enlarge(program, found, wanted) if wanted else found, checkpoint)
+        space = enlarge(program, found, kinds) if kinds else found
     else:
-        check_names(program, space)
-    if not verify:
-        return Resolved(checkpoint, arch, space, None, module)
-    verification = verify_program(program, space)
-    if verification.ok:
+        check_names(program, declared)
+        space = declared
+    verification = verify_program(program, space) if verify else None
+    if verification is not None and verification.ok:
         space = space.with_status("verified")
-    return Resolved(checkpoint, arch, space, verification, module)
+    if declared is None:
+        space = opened.fit(space)
+    return Resolved(opened.checkpoint, arch, space, verification, opened.made.module, file,
+                    opened.made.storage, "arch")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checkpoint and the recorded network that its tensors belong to, under the same names."""
+
+    made: Built
+    checkpoint: Checkpoint
+    program: Program
+
+    @classmethod
+    def of(cls, source: Any, arch: str | None, example_inputs: Any = None) -> Opened:
+        """Build the architecture, or the one that the file's config tells, and record it.
+
+        Raises:
+            SymmetryError: no code is known, for a file of weights does not say what computes with
+                them.
+        """
+        file = open_checkpoint(source)
+        made = _made(file, arch)
+        checkpoint = made.storage.view(file)
+        _load_buffers(made, checkpoint)
+        inputs = made.example_inputs if example_inputs is None else example_inputs
+        return cls(made, checkpoint, renamed(record(made.module, inputs), made.storage.renamed))
+
+    def fit(self, space: WeightSpace) -> WeightSpace:
+        """The space of the program with exactly the tensors of the checkpoint."""
+        fitted = with_names(space, self.checkpoint)
+        return with_unread(fitted, self.checkpoint, self.made.storage.unread)
+
+
+def _made(file: Checkpoint, arch: str | None) -> Built:
+    if arch is not None:
+        return build(arch, file)
+    found = recognise(file)
+    if found.code is None:
+        raise SymmetryError(
+            f"{printable(file.source.uri)} holds weights and not the code that uses them, and "
+            f"nothing is guessed ({found.note}): name the architecture, e.g. "
+            "arch='resnet20-cifar' or 'mlp'; metanet.trace.archs.names() lists them."
+        )
+    return build(found.code, file)
 
 
 def built(source: Any, arch: str | None, example_inputs: Any = None) -> tuple[nn.Module, Any]:
     """The module of an architecture for a checkpoint, with the checkpoint's buffers.
 
     Raises:
-        SymmetryError: no architecture is named, for a file of weights does not say what computes
-            with them.
+        SymmetryError: no architecture is named, and the file's config does not tell it.
     """
-    checkpoint = open_checkpoint(source)
-    if arch is None:
-        raise SymmetryError(
-            f"{checkpoint.source.uri} holds weights and not the code that uses them, and nothing "
-            "is guessed: name the architecture, e.g. arch='resnet20-cifar' or 'mlp'; "
-            "metanet.trace.archs.names() lists them."
-        )
-    made = build(arch, checkpoint)
-    _load_buffers(made.module, checkpoint)
+    file = open_checkpoint(source)
+    made = _made(file, arch)
+    _load_buffers(made, made.storage.view(file))
     return made.module, made.example_inputs if example_inputs is None else example_inputs
 
 
-def _load_buffers(module: nn.Module, checkpoint: Checkpoint) -> None:
+def _load_buffers(made: Built, checkpoint: Checkpoint) -> None:
     """Whether a buffer is constant decides on symmetry, so the file's own values count."""
-    for name, buffer in module.named_buffers():
-        if name in checkpoint and buffer.is_floating_point() and not buffer.is_meta:
+    for name, buffer in made.module.named_buffers():
+        seen = made.storage.seen(name)
+        if seen in checkpoint and buffer.is_floating_point() and not buffer.is_meta:
             with torch.no_grad():
-                buffer.copy_(checkpoint.read(name))
+                buffer.copy_(checkpoint.read(seen))
+
+
+def renamed(program: Program, names: Mapping[str, str]) -> Program:
+    """The program with other names for its weights; the first of tied names owns the values."""
+    if not names:
+        return program
+    tensors = {names.get(name, name): told for name, told in program.tensors.items()}
+    classes: dict[str, list[str]] = {}
+    for name in program.tensors:
+        classes.setdefault(program.aliases.get(name, name), []).append(names.get(name, name))
+    owners = {name: min(same, key=natural_key) for same in classes.values() for name in same}
+    sources = tuple(
+        replace(source, name=names.get(source.name, source.name))
+        if source.kind in ("parameter", "buffer") else source for source in program.sources)
+    aliases = {name: owner for name, owner in owners.items() if name != owner}
+    return replace(program, sources=sources, tensors=tensors, aliases=aliases)
+
+
+def with_unread(
+    space: WeightSpace, checkpoint: Checkpoint, unread: Iterable[str]
+) -> WeightSpace:
+    """The space with the floating tensors that the network does not read, which stay fixed."""
+    shapes = {name: checkpoint.shape(name) for name in unread
+              if is_floating(checkpoint.dtype(name))}
+    if not shapes:
+        return space
+    tensors = space.tensors | {name: TensorSpec(shape, tuple(map(Fixed, shape)))
+                               for name, shape in shapes.items()}
+    reasons = {name: {axis: (Frozen(size, "the network does not read this tensor"),)
+                      for axis, size in enumerate(shape)} for name, shape in shapes.items()}
+    meta = replace(space.meta, reasons={**space.meta.reasons, **reasons})
+    return WeightSpace(space._declared.values(), tensors, space.aliases, status=space.status,
+                       meta=meta)
 
 
 def _declared(spec: str | os.PathLike[str], checkpoint: Checkpoint) -> WeightSpace:

@@ -52,7 +52,7 @@ def norm(path: str, size: int) -> dict[str, Tensor]:
 
 
 def test_names_are_listed_and_unknown_ones_get_a_hint() -> None:
-    assert {"mlp:[ACTIVATION]", "timm:NAME", "hf:FOLDER", "file.py:factory"} <= set(names())
+    assert {"mlp:[ACTIVATION]", "timm:NAME", "hf:[FOLDER]", "file.py:factory"} <= set(names())
     with pytest.raises(TraceError, match=r"did you mean 'resnet20-cifar'.*mnist-lenet45k"):
         build("resnet20_cifar", MLP)
 

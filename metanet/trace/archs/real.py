@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from metanet.checkpoint import open as open_checkpoint
 from metanet.errors import SpaceMismatch
 from metanet.trace.archs.header import Header, quoted
 
@@ -101,14 +102,20 @@ def load(built: Built, checkpoint: Any) -> nn.Module:
     Raises:
         SpaceMismatch: names or shapes differ, or two stored copies of a tied tensor differ.
     """
+    storage = built.storage
+    if storage.parts:
+        checkpoint = storage.view(open_checkpoint(checkpoint))
     header = Header.of(checkpoint)
-    compare(built.module, header, built.arch)
+    if not storage.renamed and not storage.parts and not storage.unread:
+        compare(built.module, header, built.arch)
     fresh: dict[int, Tensor] = {}
     state = built.module.state_dict(keep_vars=True)
     for aliases in tied_names(built.module):
         old = state[aliases[0]]
-        present = [name for name in aliases if name in header]
-        fresh[id(old)] = _materialise(old, [_read(checkpoint, name) for name in present], present)
+        present = [seen for seen in map(storage.seen, aliases) if seen in header]
+        if present:
+            values = [_read(checkpoint, name) for name in present]
+            fresh[id(old)] = _materialise(old, values, present)
     # deepcopy through a memo puts each new tensor everywhere the old one stood, ties included
     module = copy.deepcopy(built.module, dict(fresh))
     return module.eval()

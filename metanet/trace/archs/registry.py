@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,12 +12,13 @@ from torch import nn
 from metanet.checkpoint.names import printable
 from metanet.errors import TraceError
 from metanet.trace.archs.header import Header, quoted
-from metanet.trace.archs.real import compare, drop_absent_counters
+from metanet.trace.archs.real import drop_absent_counters
+from metanet.trace.archs.stored import Storage, bind
 
 
 @dataclass(frozen=True)
 class Built:
-    """A module in eval mode whose state has exactly the checkpoint's names and shapes.
+    """A module in eval mode whose state is the checkpoint's, stored as ``storage`` says.
 
     Parameters are on the meta device (those of a user's factory stay as they are), buffers are
     real. ``load`` gives the module real weights.
@@ -26,6 +27,7 @@ class Built:
     module: nn.Module
     example_inputs: tuple[Any, ...]
     arch: str
+    storage: Storage = field(default_factory=Storage)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def build(arch: str, checkpoint: Any = None) -> Built:
     module.eval()
     if header is not None:
         drop_absent_counters(module, header)
-        compare(module, header, arch)
+        return Built(module, example_inputs, arch, bind(module, header, arch))
     return Built(module, example_inputs, arch)
 
 
