@@ -103,6 +103,8 @@ class Solver:
         """Identify two products index by index; freeze both where their digits do not fit."""
         if length(a) != length(b):
             raise ValueError(f"axes of sizes {length(a)} and {length(b)} cannot be tied")
+        if not length(a):  # no entries that could be told apart
+            return
         pairs = self._align(a, b)
         if pairs is None:
             self.clash((a, b))

@@ -139,7 +139,8 @@ class _Tracker:
     def _given(self, source: Source) -> Value:
         if source.kind != "input" and _is_uniform(source.value):
             if source.ref.index not in self.mutated:
-                return Value(tuple(self.solver.free(n) for n in source.shape), uniform=True)
+                return Value(tuple(self.solver.free(n) for n in source.shape), uniform=True,
+                             dtype=source.dtype)
             return Value(tuple(self.solver.free(n) for n in source.shape))
         cause = f"{source.kind} '{source.name}'"
         content = source.value if source.kind != "input" and _small(source.value) else None
@@ -147,7 +148,7 @@ class _Tracker:
         return Value(tuple(
             self.solver.free(n) if alike and _repeats(source.value, i)
             else self.solver.fixed(n, f"{cause}, axis {i}")
-            for i, n in enumerate(source.shape)), content=content)
+            for i, n in enumerate(source.shape)), content=content, dtype=source.dtype)
 
     def _missing(self) -> None:
         """Tensors that the program never mentions: nothing depends on them."""
@@ -163,7 +164,8 @@ class _Tracker:
     def _value(self, ref: Ref) -> Any:
         value = self.env.get(ref.index)
         if isinstance(value, Value) and value.uniform:
-            return Value(tuple(self.solver.free(n) for n in value.shape), True, depth=value.depth)
+            return Value(tuple(self.solver.free(n) for n in value.shape), True, depth=value.depth,
+                         dtype=value.dtype, alike=frozenset(range(value.rank)))
         return value
 
     def _operation(self, op: Op) -> None:
@@ -264,8 +266,19 @@ class _Tracker:
         return tuple(values) if op.many else values[0]
 
     def _bind(self, op: Op, out: Any, inputs: Sequence[Value]) -> None:
+        out = self._typed(op, out)
         self.env[op.out.index] = out
         self.found.values += [v.seen for v in (*inputs, *tensors_in(out))]
+
+    def _typed(self, op: Op, out: Any) -> Any:
+        """The output with the types that were recorded; what is written to has no known copies."""
+        if isinstance(out, Value):
+            return self._typed(op, (out,))[0]
+        types = op.dtypes or (None,) * len(out)
+        written = op.out.index in self.mutated
+        return tuple(
+            replace(v, dtype=kind, alike=frozenset() if written else v.alike)
+            if isinstance(v, Value) else v for v, kind in zip(out, types, strict=True))
 
     def _frozen_outputs(self, op: Op, cause: Value | None) -> Any:
         depth = cause.depth if cause else 0

@@ -22,7 +22,7 @@ from metanet.symmetry.element import GroupElement, table_shape
 from metanet.symmetry.group import Group
 from metanet.symmetry.infer import record
 from metanet.symmetry.randomise import fill, inputs
-from metanet.symmetry.rules.source import IGNORED
+from metanet.symmetry.rules.source import CHECKS
 from metanet.symmetry.space import WeightSpace
 from metanet.trace.program import Call, Op, Program, substitute_leaves
 
@@ -288,7 +288,7 @@ def relative_change(a: Tensor, b: Tensor) -> float:
 
 def lifted(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation with every cast to a smaller float made a cast to float64."""
-    if op.family in IGNORED:
+    if op.family in CHECKS:
         return None
     args, kwargs = substitute_leaves((args, kwargs), torch.dtype, _wide)
     return op.function(*args, **kwargs)

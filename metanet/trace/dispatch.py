@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metanet.errors import TraceError
 from metanet.trace.copies import with_values
-from metanet.trace.export import alias_owners, module_state, split_inputs
+from metanet.trace.export import alias_owners, dtypes_of, module_state, split_inputs
 from metanet.trace.program import VALUE_READ, Op, Program, Ref, Shape, Source
 
 _LARGEST = 400_000_000
@@ -110,7 +110,8 @@ class _Recorder(ProxyTorchDispatchMode):
         shapes = tuple(_shape(part) for part in parts)
         self.ops.append(Op(_name(func), func, known_args, known_kwargs, ref, shapes, many,
                            func._schema.is_mutable, _where(),
-                           self.stack[-1][0] if self.stack else "", tuple(self.stack)))
+                           self.stack[-1][0] if self.stack else "", tuple(self.stack),
+                           dtypes_of(parts)))
         if many:
             self._parts(ref, parts, shapes)
         else:
@@ -130,7 +131,8 @@ class _Recorder(ProxyTorchDispatchMode):
         for i, part in enumerate(parts):
             if isinstance(part, Tensor):
                 ref = self._new()
-                self.ops.append(Op("getitem", operator.getitem, (whole, i), {}, ref, (shapes[i],)))
+                self.ops.append(Op("getitem", operator.getitem, (whole, i), {}, ref, (shapes[i],),
+                                   dtypes=(part.dtype,)))
                 self._know(part, ref)
 
     def _new(self) -> Ref:

@@ -10,7 +10,7 @@ import copy
 import operator
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -200,7 +200,8 @@ class _Recorder:
             return
         ref = self.refs[node] = self._new()
         many = isinstance(val, (tuple, list))
-        shapes = tuple(_shape(v) for v in (val if many else (val,)))
+        parts = val if many else (val,)
+        shapes = tuple(_shape(v) for v in parts)
         inside = tuple(node.meta.get("nn_module_stack", {}).values())
         stack = node.meta.get("stack_trace") or ""
         self.ops.append(
@@ -216,6 +217,7 @@ class _Recorder:
                 _line(stack),
                 inside[-1][0] if inside else "",
                 tuple((path, str(kind)) for path, kind in inside),
+                dtypes_of(parts),
             )
         )
 
@@ -252,6 +254,11 @@ def _plain(tree: Any) -> Any:
 
 def _shape(value: Any) -> Shape | None:
     return tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else None
+
+
+def dtypes_of(parts: Iterable[Any]) -> tuple[torch.dtype | None, ...]:
+    """Types of the outputs of an operation; None where one is no tensor."""
+    return tuple(part.dtype if isinstance(part, Tensor) else None for part in parts)
 
 
 def _name(target: Any) -> str:

@@ -51,7 +51,8 @@ class Op:
 
     ``name`` is ``namespace.op.overload``; ``shapes`` has the shape of each output (None where an
     output is no tensor), ``many`` tells a tuple of outputs from a single one; ``where`` is the
-    source line, ``module`` the path of the module and ``inside`` all (path, class) around it.
+    source line, ``module`` the path of the module and ``inside`` all (path, class) around it;
+    ``dtypes`` those of the outputs, where they are known.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Op:
     where: str = ""
     module: str = ""
     inside: tuple[tuple[str, str], ...] = ()
+    dtypes: tuple[torch.dtype | None, ...] = ()
 
     @property
     def family(self) -> str:

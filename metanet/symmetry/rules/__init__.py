@@ -7,12 +7,14 @@ from __future__ import annotations
 
 # importing a file registers its rules
 from metanet.symmetry.rules import (  # noqa: F401
+    algebra,
     attention,
     block,
     contract,
     lookup,
     norm,
     pointwise,
+    rare,
     recurrent,
     reduce,
     scatter,

@@ -35,12 +35,6 @@ def stack(ctx: Context, values: Sequence[Value], dim: int = 0) -> list[Expr]:
     return [*axes[:at], ctx.cat([() for _ in values]), *axes[at:]]
 
 
-@rule("aten.hstack", "aten.vstack", "aten.meshgrid", "aten.block_diag")
-def other_stacks(ctx: Context, *args: Any, **kwargs: Any) -> list[Expr]:
-    """Rare ways to join tensors."""
-    raise ctx.refuse("no rule for this way of joining tensors")
-
-
 def _part(ctx: Context, x: Value, dim: int, lo: int, hi: int) -> list[Expr]:
     return ctx.cut(x.axes, dim % x.rank, lo, hi)
 

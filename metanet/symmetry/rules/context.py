@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from metanet.symmetry.factor import Expr, Factor, all_fixed, atoms, length
@@ -26,7 +27,8 @@ class Value:
     the weighted layers before it. ``valued`` marks integers that are indices into an axis: where
     that axis moves, they move with it. ``through`` marks rows (axis 0) that were read by such
     indices: (the axis, which indices); what depends on the axis may differ from row to row.
-    ``content`` has the entries of a small integer constant.
+    ``content`` has the entries of a small integer constant, ``dtype`` is the type if known, and
+    ``alike`` lists axes along which all entries are equal because they are copies of one.
     """
 
     axes: tuple[Expr, ...]
@@ -36,6 +38,8 @@ class Value:
     valued: Expr | None = None
     through: tuple[Expr, int] | None = None
     content: Tensor | None = field(default=None, compare=False)
+    dtype: torch.dtype | None = field(default=None, compare=False)
+    alike: frozenset[int] = field(default=frozenset(), compare=False)
 
     @property
     def seen(self) -> tuple[Expr, ...]:
@@ -137,6 +141,8 @@ class Context:
 
     def split(self, axis: Expr, *sizes: int) -> list[Expr]:
         """The digits of an axis, major to minor; refuses where they do not fit."""
+        if not length(axis):  # no entries: nothing to tell apart
+            return [self.fixed(size, "nothing is taken") for size in sizes]
         out: list[Expr] = []
         left = axis
         for size in reversed(sizes):

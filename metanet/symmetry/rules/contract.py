@@ -49,17 +49,15 @@ def matmul(ctx: Context, a: Value, b: Value) -> Value:
     return result(ctx, (*batch, *rows, *columns), a, b)
 
 
-@rule("aten.addmm", "aten.baddbmm", "aten.addbmm", "aten.addmv")
+@rule("aten.addmm", "aten.baddbmm", "aten.addmv")
 def addmm(ctx: Context, bias: Value, a: Value, b: Value, **kwargs: Any) -> Value:
     """bias + a @ b."""
-    if ctx.op is not None and ctx.op.family == "aten.addbmm":
-        raise ctx.refuse("the sum over a batch has no rule")
     out = matmul(ctx, a, b)
     ctx.role(bias, "bias", _depth(a, b))
     return Value(tuple(broadcast(ctx, [out, bias])), depth=out.depth)
 
 
-@rule("aten.einsum", "aten.outer")
+@rule("aten.einsum", "aten.outer", "aten.ger")
 def einsum(ctx: Context, equation: Any, operands: Any = None, **kwargs: Any) -> Value:
     """Equal letters are one axis. ``...`` broadcasts."""
     if isinstance(equation, Value):  # outer(a, b)

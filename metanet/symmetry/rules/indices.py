@@ -28,6 +28,13 @@ INDEX_SAFE = _MOVED | frozenset(f"aten.{name}" for name in (
 ))
 """Operations that treat indices into an axis as such."""
 
+_ENTRYWISE = frozenset(f"aten.{name}" for name in (
+    "to", "_to_copy", "clone", "contiguous", "detach", "alias", "logical_not", "logical_and",
+    "logical_or", "bitwise_not", "bitwise_and", "bitwise_or", "eq", "ne", "lt", "le", "gt", "ge",
+    "__and__", "__or__",
+))
+"""Operations on masks that keep copies of one entry equal."""
+
 _ROWWISE = frozenset(f"aten.{name}" for name in (
     "mul", "add", "sub", "div", "relu", "silu", "gelu", "sigmoid", "tanh", "to", "contiguous",
     "clone", "bmm", "matmul", "baddbmm", "square", "pow", "clamp", "dropout", "neg", "exp",
@@ -46,8 +53,19 @@ def carried(op: Op, out: Any, inputs: Sequence[Value]) -> Any:
         return out
     if op.family in _MOVED and inputs[0].valued is not None:
         out = replace(out, valued=inputs[0].valued)
+    if op.family in _ENTRYWISE and (alike := _alike(out, inputs)):
+        out = replace(out, alike=alike)
     through = _through(op, out, inputs)
     return out if through is None else replace(out, through=through)
+
+
+def _alike(out: Value, inputs: Sequence[Value]) -> frozenset[int]:
+    """Axes along which every input of an entrywise operation is a copy of one entry."""
+    def copied(value: Value, at: int) -> bool:
+        own = at - (out.rank - value.rank)
+        return own < 0 or length(value.axes[own]) == 1 or own in value.alike
+
+    return frozenset(i for i in range(out.rank) if all(copied(v, i) for v in inputs))
 
 
 def _through(op: Op, out: Value, inputs: Sequence[Value]) -> tuple[Expr, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from metanet.symmetry.factor import Expr, length
 from metanet.symmetry.rules.context import Context, Value
 from metanet.symmetry.rules.indices import pieces
+from metanet.symmetry.rules.masks import is_boolean, is_mask, read_masked, read_mixed
 from metanet.symmetry.rules.pointwise import broadcast
 from metanet.symmetry.rules.reduce import drop, freeze_along
 from metanet.symmetry.rules.registry import rule
@@ -38,11 +39,13 @@ def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     """Advanced indexing: indexed axes are frozen, index axes are broadcast into their place."""
     used = [i for i, value in enumerate(indices) if value is not None]
     picked = [value for value in indices if value is not None]
-    if sum(max(1, v.rank) for v in picked) and len(ctx.shape) < x.rank - len(used):
-        raise ctx.refuse("indices by mask")
     only = picked[0] if len(picked) == 1 else None
-    if only is not None and _is_mask(ctx, x, only, used[0]):
-        return _masked(ctx, x, only, used[0])
+    if only is not None and is_mask(ctx, x, only, used[0]):
+        return read_masked(ctx, x, only, used[0])
+    if any(is_boolean(value) for value in picked):
+        return read_mixed(ctx, x, indices)
+    if len(ctx.shape) < x.rank - len(used):
+        raise ctx.refuse("indices by mask")
     if only is not None and only.content is not None and only.rank == 1:
         part = pieces(ctx, x, used[0], only.content.tolist())
         if part is not None:
@@ -58,23 +61,6 @@ def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     at = used[0] if adjacent else 0
     ctx.mix(x, used)
     return Value((*rest[:at], *middle, *rest[at:]), depth=x.depth, valued=x.valued)
-
-
-def _is_mask(ctx: Context, x: Value, index: Value, at: int) -> bool:
-    """Whether the entries where ``index`` is true are picked: its axes become one, of any size."""
-    if len(ctx.shape) != x.rank - index.rank + 1:
-        return False
-    covered = x.shape[at : at + index.rank]
-    return covered == index.shape and (index.rank > 1 or ctx.shape[at] != index.shape[0])
-
-
-def _masked(ctx: Context, x: Value, mask: Value, at: int) -> Value:
-    covered = range(at, at + mask.rank)
-    for axis in (*(x.axes[i] for i in covered), *mask.axes):
-        ctx.freeze(axis, "picked by a mask")
-    ctx.mix(x, covered)
-    picked = ctx.fixed(ctx.shape[at], "picked by a mask")
-    return Value((*x.axes[:at], picked, *x.axes[at + mask.rank :]), depth=x.depth)
 
 
 def _readable(index: Value, axis: Expr) -> bool:
@@ -171,10 +157,7 @@ def ordered(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:
     return values if len(values) > 1 else values[0]
 
 
-@rule("aten.tril", "aten.triu", "aten.diagonal", "aten.diag_embed")
+@rule("aten.tril", "aten.triu")
 def positional(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> list[Expr]:
     """The last two axes are told apart by position."""
-    name = ctx.op.family if ctx.op is not None else ""
-    if "tri" not in name:
-        raise ctx.refuse("no rule")
     return freeze_along(ctx, x, (x.rank - 2, x.rank - 1), "order of the axis counts")

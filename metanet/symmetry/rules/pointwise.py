@@ -25,7 +25,10 @@ _PLAIN = """
     copy fill zero polar complex real imag conj deg2rad rad2deg copysign heaviside
     positive float double half type _conj resolve_conj resolve_neg multiply
     subtract divide negative __and__ __or__ __xor__ not_equal greater less greater_equal
-    less_equal absolute fix special_expit special_erf isclose
+    less_equal absolute fix special_expit special_erf isclose logaddexp logaddexp2 angle lgamma
+    digamma i0 signbit isreal isposinf isneginf ldexp nextafter conj_physical gcd lcm special_log1p
+    special_logit special_xlogy special_erfc special_i0 special_i1 special_gammaln igamma igammac
+    bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __xor__
 """.split()  # noqa: SIM905
 
 

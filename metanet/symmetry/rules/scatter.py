@@ -7,6 +7,7 @@ from typing import Any
 
 from metanet.symmetry.factor import Expr, length
 from metanet.symmetry.rules.context import Context, Value
+from metanet.symmetry.rules.masks import is_boolean, write_masked, write_where
 from metanet.symmetry.rules.pointwise import broadcast
 from metanet.symmetry.rules.reduce import freeze_along
 from metanet.symmetry.rules.registry import rule
@@ -14,15 +15,8 @@ from metanet.symmetry.rules.registry import rule
 
 @rule("aten.masked_scatter")
 def masked_scatter(ctx: Context, x: Value, mask: Value, source: Value) -> list[Expr]:
-    """Rows of ``x`` where a mask [..., 1] holds, replaced by the rows of ``source`` in order."""
-    if mask.rank != x.rank or length(mask.axes[-1]) != 1 or x.rank < 2:
-        raise ctx.refuse("a mask that may hold for a part of the last axis")
-    for axis in (*x.axes[:-1], *mask.axes, *source.axes[:-1]):
-        ctx.freeze(axis, "rows are told apart by a mask")
-    ctx.tie(x.axes[-1], source.axes[-1])
-    ctx.mix(source, range(source.rank - 1))
-    ctx.mix(x, range(x.rank - 1))
-    return list(x.axes)
+    """Rows of ``x`` where a mask holds, replaced by the rows of ``source`` in order."""
+    return write_where(ctx, x, mask, source)
 
 
 @rule("aten.index_put")
@@ -31,6 +25,12 @@ def index_put(ctx: Context, x: Value, indices: Sequence[Value | None], values: V
     """``x[indices] = values``: indexed axes are frozen, the others meet those of the values."""
     used = [i for i, value in enumerate(indices) if value is not None]
     picked = [value for value in indices if value is not None]
+    if len(picked) == 1 and used == [0] and is_boolean(picked[0]):
+        out = write_masked(ctx, x, picked[0], values)
+        if out is not None:
+            return out
+    if any(is_boolean(value) and value.rank != 1 for value in picked):
+        raise ctx.refuse("masks over several axes that are not the first")
     if used != list(range(used[0], used[-1] + 1)) or len(used) != len(picked):
         raise ctx.refuse("indices that are not next to each other")
     for i in used:

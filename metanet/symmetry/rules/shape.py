@@ -93,14 +93,29 @@ def squeeze(ctx: Context, x: Value, dim: Any = None) -> Value:
 
 
 @rule("aten.expand", "aten.expand_as", "aten.broadcast_to", "aten.expand_copy", uniform=True)
-def expand(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> list[Expr]:
+def expand(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """An axis of equal copies may be permuted by itself, even for each index before it."""
+    return _expanded(ctx, x, ctx.shape)
+
+
+@rule("aten.broadcast_tensors")
+def broadcast_tensors(ctx: Context, values: Sequence[Value]) -> tuple[Value, ...]:
+    """Each of several tensors expanded to the common shape."""
+    return tuple(_expanded(ctx, value, shape or ())
+                 for value, shape in zip(values, ctx.shapes, strict=True))
+
+
+def _expanded(ctx: Context, x: Value, shape: Sequence[int]) -> Value:
     out: list[Expr] = []
-    own = [()] * (len(ctx.shape) - x.rank) + list(x.axes)
-    for axis, size in zip(own, ctx.shape, strict=True):
-        same = length(axis) == size
-        out.append(axis if same else ctx.free(size, bases_of(out)))
-    return out
+    more = len(shape) - x.rank
+    own = [()] * more + list(x.axes)
+    copies = {more + i for i in x.alike}
+    for axis, size in zip(own, shape, strict=True):
+        if length(axis) != size:
+            copies.add(len(out))
+            axis = ctx.free(size, bases_of(out))
+        out.append(axis)
+    return Value(tuple(out), depth=x.depth, alike=frozenset(copies))
 
 
 @rule("aten.repeat", "aten.tile", uniform=True)

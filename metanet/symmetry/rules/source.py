@@ -7,12 +7,16 @@ from typing import Any
 from metanet.symmetry.rules.context import Context, Value
 from metanet.symmetry.rules.registry import rule
 
-IGNORED = frozenset({
+CHECKS = frozenset({
     "aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar",
-    "aten.sym_constrain_range", "aten.sym_constrain_range_for_size", "aten.sym_size",
-    "aten.sym_numel", "aten.sym_stride", "aten.sym_storage_offset", "aten.sym_is_contiguous",
+    "aten.sym_constrain_range", "aten.sym_constrain_range_for_size",
 })
-"""Operations without a value."""
+"""Operations that make nothing and need not be run."""
+IGNORED = CHECKS | {
+    "aten.sym_size", "aten.sym_numel", "aten.sym_stride", "aten.sym_storage_offset",
+    "aten.sym_is_contiguous",
+}
+"""Operations without a tensor."""
 
 
 @rule("aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.new_zeros", "aten.new_ones",
@@ -24,8 +28,19 @@ def constant(ctx: Context, *args: Any, **kwargs: Any) -> Value:
     return Value(tuple(ctx.free(n) for n in ctx.shape), uniform=True)
 
 
-@rule("aten.arange", "aten.linspace", "aten.eye", "aten.tril_indices", "aten.triu_indices",
-      "aten.logspace", "aten.hann_window", "aten.fft_fftfreq")
+@rule("aten.eye")
+def eye(ctx: Context, *args: Any, **kwargs: Any) -> Value:
+    """Rows and columns move together; one that is not square is numbered."""
+    if len(set(ctx.shape)) > 1:
+        return numbered(ctx)
+    axis = ctx.free(ctx.shape[0])
+    return Value((axis, axis))
+
+
+@rule("aten.arange", "aten.linspace", "aten.tril_indices", "aten.triu_indices",
+      "aten.logspace", "aten.hann_window", "aten.hamming_window", "aten.blackman_window",
+      "aten.bartlett_window", "aten.kaiser_window", "aten.fft_fftfreq", "aten.fft_rfftfreq",
+      "aten.range", "aten.rand", "aten.randn", "aten.randint", "aten.randperm")
 def numbered(ctx: Context, *args: Any, **kwargs: Any) -> Value:
     """Different numbers at each index: fixed."""
     return Value(tuple(ctx.fixed(n, "numbered") for n in ctx.shape))
