@@ -25,7 +25,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from metanet.errors import TraceError
 from metanet.trace.copies import with_values
-from metanet.trace.modal import ids, named_inputs, normal
+from metanet.trace.fields import ids, normal
+from metanet.trace.modal import named_inputs
 
 _BATCHES = (2, 3, 5, 7, 11)
 _REAL = 60_000_000
@@ -34,6 +35,10 @@ _DATA = (
     fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException,
     GuardOnDataDependentSymNode,
 )
+_UNREAD = 0.2
+"""Inputs that leave more of the parameters without a gradient are not taken at once."""
+_MORE = 24
+"""How many further candidates are tried then."""
 _LAYERS = 6  # how many first layers are asked before giving up
 _IMAGES = ((16, 24), (32, 40), (64, 48), (28, 28), (32, 32), (64, 64), (224, 224))
 _SIDES = (*range(4, 64), 84, 96, 112, 128, 160, 192, 227, 240, 256, 299, 384)
@@ -55,11 +60,23 @@ def synthesise(module: nn.Module) -> tuple[Any, ...]:
     """
     errors: list[str] = []
     probe = _Probe(module)
+    best: tuple[float, tuple[Any, ...]] | None = None
+    choosy, more = _of_transformers(module), _MORE
     for candidate in _candidates(module):
+        if more < 0:
+            break
+        more -= best is not None
         error = probe.error(candidate)
-        if error is None:
-            return candidate
-        errors.append(f"{_shapes(candidate)}: {error}")
+        if error is not None:
+            errors.append(f"{_shapes(candidate)}: {error}")
+            continue
+        unread = probe.unread if choosy else 0.0
+        if best is None or unread < best[0]:
+            best = unread, candidate
+        if unread <= _UNREAD:
+            break
+    if best is not None:
+        return best[1]
     tried = "; ".join(errors[:1] + errors[-1:] if len(errors) > 1 else errors) or "nothing to try"
     raise TraceError(
         f"cannot guess inputs for {type(module).__name__} ({len(errors)} tried: {tried}); pass "
@@ -80,6 +97,7 @@ class _Probe:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.original = module
         self.real: nn.Module | None = None
+        self.unread = 0.0
         tensors = [*module.parameters(), *module.buffers()]
         with self.mode:
             memo: dict[int, Any] = {id(t): _like(t) for t in tensors}
@@ -89,12 +107,15 @@ class _Probe:
     def error(self, candidate: tuple[Any, ...]) -> str | None:
         """None if the forward accepts the candidate and gives a tensor, else why not."""
         try:
-            with _quiet(), self.mode, torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with _quiet(), self.mode, torch.enable_grad(), torch.random.fork_rng(devices=[]):
                 fakes = [_like(x) if isinstance(x, Tensor) else x for x in candidate]
                 out = self.module(*fakes)
+                self.unread = _unread(self.module, out)
         except _DATA as error:
             return self._real_error(candidate, error)
         except Exception as error:
+            if "data is not allocated" in str(error):  # values are read in a way of its own
+                return self._real_error(candidate, error)
             return _first_line(error)
         return _no_tensor(out)
 
@@ -105,11 +126,29 @@ class _Probe:
         if self.real is None:
             self.real = with_values(self.original)
         try:
-            with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with _quiet(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
                 out = self.real(*candidate)
+                self.unread = _unread(self.real, out)
         except Exception as error:
             return _first_line(error)
         return _no_tensor(out)
+
+
+def _unread(module: nn.Module, out: Any) -> float:
+    """Share of the axes of parameters from which no gradient comes, 0 where none can be taken."""
+    leaves = torch.utils._pytree.tree_leaves(out)
+    found = [t for t in leaves if isinstance(t, Tensor) and t.requires_grad]
+    own = [p for p in module.parameters() if p.requires_grad]
+    if not found or not own:
+        return 0.0
+    try:
+        total = sum((t.abs().float().sum() for t in found[1:]), found[0].abs().float().sum())
+        grads = torch.autograd.grad(total, own, allow_unused=True)
+    except Exception:
+        return 0.0
+    sizes = [sum(p.shape) for p in own]
+    lost = sum(n for n, g in zip(sizes, grads, strict=True) if g is None)
+    return lost / max(sum(sizes), 1)
 
 
 def _first_line(error: Exception) -> str:
@@ -144,9 +183,8 @@ def _shapes(candidate: tuple[Any, ...]) -> str:
 
 
 def _candidates(module: nn.Module) -> Iterator[tuple[Any, ...]]:
-    config = getattr(module, "config", None)
-    if hasattr(module, "main_input_name") and config is not None:
-        yield from _transformers(module, config)
+    if _of_transformers(module):
+        yield from _transformers(module, module.config)
     image = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
     if isinstance(image, dict) and len(image.get("input_size") or ()) == 3:
         yield (batch_of(*image["input_size"], dtype=_dtype(module)),)
@@ -158,6 +196,10 @@ def _candidates(module: nn.Module) -> Iterator[tuple[Any, ...]]:
             if key not in asked:
                 asked.add(key)
                 yield candidate * arity if len(candidate) == 1 else candidate
+
+
+def _of_transformers(module: nn.Module) -> bool:
+    return hasattr(module, "main_input_name") and getattr(module, "config", None) is not None
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

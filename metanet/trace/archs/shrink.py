@@ -61,6 +61,10 @@ _NESTED: dict[str, Any] = {
     "projector_patch_to_query_dict": {16: 5},
 }
 """Fields whose form, or whose lack of a default, names do not tell."""
+_AT_LAYERS = re.compile(
+    r"deepstack_visual_indexes|fullatt_block_indexes|global_attn_indexes|window_block_indices"
+    r"|full_attn_idxs|local_layer_ids|attn_layer_indices")
+"""Fields that list numbers of layers."""
 _LAYER_FIELDS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _DERIVED = {"transformers_version", "out_features", "out_indices", "stage_names", "torch_dtype",
             "dtype"}
@@ -75,6 +79,8 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
     found: dict[str, Any] = {k: v for k, v in _NESTED.items() if k in vars(config)}
     layers, kept = _layer_count(config), _kept_layers(config)
     tokens = iter(range(_VOCAB - 1, 40, -1))
+    if said := _said_of_layers(config):
+        found["per_layer_config"] = _per_layer(said, kept, change)
     for name, value in vars(config).items():
         if name.startswith("_") or name in ("model_type", "transformers_version", *_NESTED):
             continue
@@ -87,6 +93,9 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
         if name == "head_dim" and value is None and level == "tiny":
             found[name] = 8
             continue
+        if name == "mlp_layer_types" and value is None:
+            found[name] = ["dense", "sparse"]
+            continue
         if name == "layer_types" and value is None:
             found[name] = ["full_attention"] * 2
             continue
@@ -96,6 +105,9 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
         if hasattr(value, "model_type"):
             told = {k: v for k, v in value.to_diff_dict().items() if k not in _DERIVED}
             found[name] = {**told, **shrunk(value, level), "model_type": value.model_type}
+            continue
+        if _AT_LAYERS.fullmatch(name) and _integers(value) and level != "shallow":
+            found[name] = sorted({min(v, len(kept) - 1) for v in value})
             continue
         new = _token(name, value, tokens) if _TOKEN.fullmatch(name) else change(name, value)
         if new is not None and new != value:
@@ -123,8 +135,10 @@ def _outputs(config: Any, found: dict[str, Any]) -> dict[str, Any]:
     """A backbone without stages has as many layers as it gives outputs, and gives the last."""
     wanted = getattr(config, "out_indices", None)
     field = next((f for f in _LAYER_FIELDS if f in found), None)
-    if field is None or hasattr(config, "depths") or not isinstance(wanted, (list, tuple)):
+    if not isinstance(wanted, (list, tuple)):
         return found
+    if field is None or hasattr(config, "depths"):
+        return {**found, "out_indices": list(wanted), "out_features": None}
     found[field] = max(found[field], len(wanted))
     last = range(found[field] - len(wanted) + 1, found[field] + 1)
     return {**found, "out_indices": list(last), "out_features": None}
@@ -156,6 +170,31 @@ def _token(name: str, value: Any, tokens: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(v, int) for v in value):
         return [v if v < 40 else next(tokens) for v in value]
     return None
+
+
+def _said_of_layers(config: Any) -> Mapping[Any, Any]:
+    """What a config with unlike layers says of some of them, by their numbers."""
+    if not hasattr(config, "per_layer_config"):
+        return {}
+    said = config.to_dict().get("per_layer_config")
+    return said if isinstance(said, Mapping) else {}
+
+
+def _per_layer(value: Mapping[Any, Any], kept: list[int], change: Callable[[str, Any], Any]
+               ) -> dict[int, Any]:
+    """What is said of the layers that stay, made small, under their new numbers."""
+    told = {int(k): v for k, v in value.items() if str(k).isdigit()}
+    found = {at: {name: _one(change, name, field) for name, field in told[old].items()}
+             for at, old in enumerate(kept) if old in told}
+    for at, entry in found.items():
+        heads, groups = "num_attention_heads", "num_key_value_heads"
+        if heads in entry and told[kept[at]].get(heads) == told[kept[at]].get(groups):
+            entry[groups] = entry[heads]
+    return found
+
+
+def _integers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(_integer(v) for v in value)
 
 
 def _integer(value: Any) -> bool:

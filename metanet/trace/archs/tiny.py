@@ -14,6 +14,7 @@ from torch import nn
 from metanet.errors import TraceError
 from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.shrink import LEVELS, shrunk, walk
+from metanet.trace.archs.tiny_table import TABLE, laid_over
 from metanet.trace.archs.vision import prepare_torchvision
 
 _PREFERRED = (
@@ -79,7 +80,7 @@ def tiny_models(kind: str) -> Iterator[tuple[str, nn.Module]]:
             if made == _CLASSES:
                 break
             try:
-                config = _config(CONFIG_MAPPING[kind], level)
+                config = _config(CONFIG_MAPPING[kind], level, kind)
                 module = _module(getattr(transformers, name), config)
             except Exception as error:
                 errors.append(f"{name}, {level}: {type(error).__name__}: {str(error)[:300]}")
@@ -102,8 +103,8 @@ def _module(cls: Any, config: Any) -> Any:
             return cls._from_config(config, attn_implementation="eager")
 
 
-def _config(cls: Any, level: str) -> Any:
-    config = cls(**shrunk(cls(), level))
+def _config(cls: Any, level: str, kind: str) -> Any:
+    config = cls(**laid_over(shrunk(cls(), level), TABLE.get(kind, {})))
     walk(config, _settle)
     return config
 

@@ -1,0 +1,108 @@
+"""Inputs of model types whose arguments no general rule makes: a table by the model type.
+
+Each entry maps names of arguments to what they hold, computed from the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+
+from metanet.trace.fields import Named, channels, field, ids, normal, ones, patch, plain_ids
+
+Recipe = Callable[[Any, torch.dtype], Named]
+
+
+def recipe(config: Any, order: Collection[str], dtype: torch.dtype) -> Iterator[Named]:
+    """What the table says about this type, then about these names of arguments."""
+    make = _BY_TYPE.get(getattr(config, "model_type", ""))
+    if make is not None:
+        found = make(config, dtype)
+        yield {k: v for k, v in found.items() if k in order}
+    for names, by_names in _BY_NAMES:
+        if all(name in order for name in names):
+            yield {k: v for k, v in by_names(config, dtype).items() if k in order}
+
+
+def _series(config: Any, dtype: torch.dtype) -> Named:
+    """A past longer than the context by the largest lag, and a future, with features of time."""
+    context = field(config, "context_length", "prediction_length")
+    past = context + max(field(config, "lags_sequence") or [0])
+    future, features = config.prediction_length, max(config.num_time_features, 0)
+    each = () if config.input_size == 1 else (config.input_size,)
+    real = config.num_dynamic_real_features
+    return {
+        "past_values": normal(2, past, *each, dtype=dtype),
+        "past_time_features": normal(2, past, features + real, dtype=dtype),
+        "past_observed_mask": torch.ones(2, past, *each, dtype=dtype),
+        "future_values": normal(2, future, *each, dtype=dtype),
+        "future_time_features": normal(2, future, features + real, dtype=dtype),
+    }
+
+
+def _patched_series(config: Any, dtype: torch.dtype) -> Named:
+    wide = config.num_input_channels
+    return {"past_values": normal(2, config.context_length, wide, dtype=dtype)}
+
+
+def _padded_series(config: Any, dtype: torch.dtype) -> Named:
+    length = 4 * config.patch_length
+    return {"past_values": normal(2, length, dtype=dtype),
+            "past_values_padding": torch.zeros(2, length, dtype=dtype),
+            "freq": torch.zeros(2, 1, dtype=torch.long)}
+
+
+def _steps(config: Any, dtype: torch.dtype) -> Named:
+    """States, actions and rewards of a decision transformer."""
+    return {"states": normal(2, 5, config.state_dim, dtype=dtype),
+            "actions": normal(2, 5, config.act_dim, dtype=dtype),
+            "rewards": normal(2, 5, 1, dtype=dtype), "returns_to_go": normal(2, 5, 1, dtype=dtype),
+            "timesteps": torch.arange(5)[None].expand(2, -1).contiguous(),
+            "attention_mask": ones(2, 5)}
+
+
+def _flat_patches(config: Any, dtype: torch.dtype) -> Named:
+    """Row and column of each patch before its pixels, and what is asked of them."""
+    wide = channels(config) * patch(config) ** 2
+    place = torch.tensor([[r, c] for r in range(1, 3) for c in range(1, 4)], dtype=dtype)
+    rows = torch.cat([place[None].expand(2, -1, -1), normal(2, 6, wide, dtype=dtype)], -1)
+    return {"flattened_patches": rows, "attention_mask": torch.ones(2, 6, dtype=dtype),
+            "decoder_input_ids": plain_ids(config, 2, 5)}
+
+
+def _queries(config: Any, dtype: torch.dtype) -> Named:
+    return {"query_embeds": normal(2, 5, config.hidden_size, dtype=dtype),
+            "encoder_hidden_states": normal(2, 6, config.encoder_hidden_size, dtype=dtype)}
+
+
+def _spectrum_and_mask(config: Any, dtype: torch.dtype) -> Named:
+    return {"audio_mel": normal(2, 64, config.input_feat_size, dtype=dtype),
+            "audio_mel_mask": torch.zeros(2, 64, dtype=torch.bool)}
+
+
+def _tasks(config: Any, dtype: torch.dtype) -> Named:
+    length = config.task_seq_len
+    return {"pixel_values": normal(2, 3, 64, 96, dtype=dtype),
+            "task_inputs": ids(40, 2, length)}
+
+
+def _conditioned(config: Any, dtype: torch.dtype) -> Named:
+    wide = config.hidden_size
+    return {"input_ids": plain_ids(config, 2 * config.num_codebooks, 5),
+            "encoder_hidden_states": normal(2, 6, wide, dtype=dtype)}
+
+
+_BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
+    (("past_values", "past_time_features"), _series),
+    (("past_values", "past_values_padding"), _padded_series),
+    (("states", "returns_to_go"), _steps),
+    (("query_embeds", "encoder_hidden_states"), _queries),
+    (("audio_mel", "audio_mel_mask"), _spectrum_and_mask),
+    (("pixel_values", "task_inputs"), _tasks),
+)
+_BY_TYPE: dict[str, Recipe] = {
+    "patchtsmixer": _patched_series, "patchtst": _patched_series,
+    "pix2struct": _flat_patches, "musicgen_melody_decoder": _conditioned,
+}
