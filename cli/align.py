@@ -8,7 +8,7 @@ import typer
 
 from .files import write
 from .merge_options import A, B, Calib, Normalize, OutMaybe, Restarts, contents
-from .options import Arch, Force, Json, Quiet, Seed, Spec, need_space
+from .options import Arch, Force, Json, Quiet, Seed, Spec, resolved
 from .output import Sink, safe, table
 
 
@@ -29,18 +29,18 @@ def align(
     quiet: Quiet = False,
 ) -> None:
     """Find the element that brings B into the order of A; -o writes it, to be applied later."""
-    need_space(arch, spec)
-    from metanet.symmetry import resolve
     from metanet.tasks.merge import align as find
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("aligning"):
-        space = resolve(a, arch=arch, spec=spec).space
-        found = find(a, b, space, method, contents(calib, normalize), arch=arch,
+        first = resolved(a, arch, spec)
+        found = find(first.checkpoint, first.alike(b), first.space, method,
+                     contents(calib, normalize), arch=first.code,
                      restarts=restarts, seed=seed)
     if out is not None:
         sink.said(write(out, found.save, force=force), out)
-    document = {"out": out, "result": "aligned", **found.to_json(), "groups": len(space.groups)}
+    document = {"out": out, "result": "aligned", **found.to_json(),
+                "groups": len(first.space.groups)}
     sink.result(document, _text(document, a, b))
 
 

@@ -9,7 +9,7 @@ import typer
 
 from .files import write
 from .merge_options import A, B, Calib, Data, Normalize, Restarts, contents
-from .options import Arch, Force, Json, Quiet, Seed, Spec, need_space
+from .options import Arch, Force, Json, Quiet, Seed, Spec, resolved
 from .output import Sink, table
 
 
@@ -34,16 +34,15 @@ def barrier(
     quiet: Quiet = False,
 ) -> None:
     """Score the line from A to B: naive, aligned, repaired, calibrated; the ensemble beside."""
-    need_space(arch, None)
-    from metanet.symmetry import resolve
     from metanet.tasks.merge import barrier as measure
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("matching and scoring"):
-        space = resolve(a, arch=arch, spec=spec).space
+        first = resolved(a, arch, spec)
         scored = contents(data, normalize)
-        found = measure(a, b, scored, contents(calib, normalize), points=points, space=space,
-                        arch=arch, method=method, restarts=restarts, seed=seed)
+        found = measure(first.checkpoint, first.alike(b), scored, contents(calib, normalize),
+                        points=points, space=first.space, arch=first.code, method=method,
+                        restarts=restarts, seed=seed)
     if found.contaminated:
         sink.say(f"warning: {found.shared} of {len(scored)} rows are scored on and calibrated on: "
                  "the figures are contaminated")

@@ -8,7 +8,7 @@ import typer
 
 from .errors import NEGATIVE
 from .merge_options import A, B, Restarts
-from .options import Arch, Json, Quiet, Seed, Spec, need_space
+from .options import Arch, Json, Quiet, Seed, Spec, resolved
 from .output import Sink, safe
 
 
@@ -26,14 +26,12 @@ def distance(
     quiet: Quiet = False,
 ) -> None:
     """Euclidean distance of two models over the best alignment found: an upper bound."""
-    need_space(arch, spec)
     import metanet
-    from metanet.symmetry import resolve
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("matching"):
-        resolved = resolve(a, arch=arch, spec=spec)
-        found = metanet.distance(resolved.checkpoint, metanet.open(b), resolved.space,
+        first = resolved(a, arch, spec)
+        found = metanet.distance(first.checkpoint, first.alike(b), first.space,
                                  restarts=restarts, seed=seed)
     document = {"result": found.aligned, "aligned": found.aligned, "naive": found.naive,
                 "norm": found.norm, "relative": found.relative,

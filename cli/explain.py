@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Arch, Json, Quiet, Source, Spec, need_space
+from .options import Arch, Json, Quiet, Source, Spec, resolved
 from .output import Sink, safe
 
 
@@ -20,13 +20,11 @@ def explain(
     quiet: Quiet = False,
 ) -> None:
     """Say which groups act on one axis of a tensor, and why the rest of it is frozen."""
-    need_space(arch, spec)
-    from metanet.symmetry import resolve
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("tracing"):
-        resolved = resolve(source, arch=arch, spec=spec)
-    text = str(resolved.space.explain(tensor, axis))
-    document = {"source": str(resolved.checkpoint.source.uri), "tensor": tensor, "axis": axis,
-                "arch": resolved.arch, "result": text}
+        found = resolved(source, arch, spec)
+    text = str(found.space.explain(tensor, axis))
+    document = {"source": str(found.checkpoint.source.uri), "tensor": tensor, "axis": axis,
+                "arch": found.arch, "result": text}
     sink.result(document, map(safe, text.splitlines()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from .files import write
-from .options import Arch, Force, Json, Out, Quiet, Source, Spec, need_space
+from .options import Arch, Force, Json, Out, Quiet, Source, Spec, resolved
 from .output import Sink
 
 FORMATS = (".pt", ".graphml", ".svg", ".html")
@@ -21,18 +21,16 @@ def graph(
     quiet: Quiet = False,
 ) -> None:
     """Write the parameter graph: .pt (PyG), .graphml, .svg or .html, by the suffix of OUT."""
-    need_space(arch, spec)
     if out.suffix not in FORMATS:
         raise typer.BadParameter(f"--out must end in {', '.join(FORMATS)}; not {out.suffix!r}")
     from metanet.graph import ParameterGraph, export
-    from metanet.symmetry import resolve
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("building the graph"):
-        resolved = resolve(source, arch=arch, spec=spec)
-        built = ParameterGraph.from_checkpoint(resolved.space, resolved.checkpoint)
+        found = resolved(source, arch, spec)
+        built = ParameterGraph.from_checkpoint(found.space, found.checkpoint)
         written = write(out, lambda path: export(built, path), force=force)
     sink.said(written, out)
-    document = {"out": out, "source": str(resolved.checkpoint.source.uri), "arch": resolved.arch,
-                "format": out.suffix[1:], "groups": len(resolved.space.groups)}
+    document = {"out": out, "source": str(found.checkpoint.source.uri), "arch": found.arch,
+                "format": out.suffix[1:], "groups": len(found.space.groups)}
     sink.result(document, str(out))

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from metanet.checkpoint.names import printable
+
 from .errors import NEGATIVE
 from .files import write_text
 from .options import Arch, Force, Json, Quiet, Source, Spec
@@ -35,30 +37,24 @@ def inspect(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the tensors of a checkpoint and, with --arch or --spec, the group that acts on them."""
-    sink = Sink(as_json=as_json, quiet=quiet)
-    if arch is None and spec is None:
-        if verify or kinds or save_spec is not None:
-            raise typer.BadParameter("--verify, --kinds and --save-spec need --arch or --spec")
-        _header(source, sink)
-        return
+    """Show what a checkpoint holds and the group that acts on it, where it is known or told."""
     from metanet.symmetry import resolve
 
-    with sink.progress("tracing and verifying" if verify else "tracing"):
-        resolved = resolve(source, arch=arch, spec=spec, verify=verify,
-                           kinds=("positive", "signed") if kinds else ())
+    sink = Sink(as_json=as_json, quiet=quiet)
+    with sink.progress("tracing and verifying" if verify else "looking for its symmetry"):
+        found = resolve(source, arch=arch, spec=spec, verify=verify,
+                        kinds=("positive", "signed") if kinds else ())
+    if found.space is None:
+        if save_spec is not None:
+            raise typer.BadParameter(f"there is no space to save: {printable(found.note)}. "
+                                     "Name the architecture with --arch")
+        sink.result(header_document(found), header_text(found))
+        sink.say(f"hint: {NAME_AN_ARCHITECTURE}")
+        return
     if save_spec is not None:
-        write_text(f"{resolved.space}\n", save_spec, force=force)
+        write_text(f"{found.space}\n", save_spec, force=force)
         sink.say(f"wrote {save_spec}")
-    sink.result(space_document(resolved), space_text(resolved))
-    if resolved.verification is not None and not resolved.verification.ok:
-        sink.say(verification_line(resolved.verification))
+    sink.result(space_document(found), space_text(found))
+    if found.verification is not None and not found.verification.ok:
+        sink.say(verification_line(found.verification))
         raise typer.Exit(NEGATIVE)
-
-
-def _header(source: str, sink: Sink) -> None:
-    import metanet
-
-    checkpoint = metanet.open(source)
-    sink.result(header_document(checkpoint), header_text(checkpoint))
-    sink.say(f"hint: {NAME_AN_ARCHITECTURE}")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from metanet.checkpoint.names import printable
+
+if TYPE_CHECKING:
+    from metanet.symmetry import Resolved
 
 Source = Annotated[str, typer.Argument(
     metavar="SRC", help="Checkpoint: a file, a folder, or hf://org/name@rev/file.")]
@@ -22,7 +27,18 @@ Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No prose on stderr.")]
 
 
-def need_space(arch: str | None, spec: Path | None) -> None:
-    """A usage error where a command needs the symmetry and nobody said which it is."""
-    if arch is None and spec is None:
-        raise typer.BadParameter("name the architecture with --arch, or the space with --spec")
+def resolved(
+    source: str, arch: str | None, spec: Path | None = None, verify: bool = False,
+    kinds: tuple[str, ...] = (),
+) -> Resolved:
+    """The checkpoint and its space; a usage error where the file does not tell it and nobody did.
+
+    What was recognised, and by what, goes into ``note``.
+    """
+    from metanet.symmetry import resolve
+
+    found = resolve(source, arch=arch, spec=spec, verify=verify, kinds=kinds)
+    if found.space is None:
+        raise typer.BadParameter(f"{printable(found.note)}. Name the architecture with --arch, or "
+                                 "the space with --spec")
+    return found

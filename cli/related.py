@@ -8,7 +8,7 @@ import typer
 
 from .errors import NEGATIVE
 from .merge_options import A, B
-from .options import Arch, Json, Quiet, Seed, Spec, need_space
+from .options import Arch, Json, Quiet, Seed, Spec, resolved
 from .output import Sink, safe, table
 
 
@@ -28,14 +28,12 @@ def related(
     quiet: Quiet = False,
 ) -> None:
     """Test whether two models are independent: a small p-value says that they are kin."""
-    need_space(arch, spec)
-    from metanet.symmetry import resolve
     from metanet.tasks.merge import related as test
 
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("matching"):
-        resolved = resolve(a, arch=arch, spec=spec)
-        found = test(resolved.checkpoint, b, resolved.space, seed=seed, by_layer=by_layer,
+        first = resolved(a, arch, spec)
+        found = test(first.checkpoint, first.alike(b), first.space, seed=seed, by_layer=by_layer,
                      budget=budget << 20)
     document = found.to_json()
     document["per_group"] = list(document["per_group"])

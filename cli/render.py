@@ -18,12 +18,15 @@ NAME_AN_ARCHITECTURE = (
 )
 
 
-def header_document(checkpoint: Checkpoint) -> dict[str, Any]:
-    """JSON of ``inspect`` where no architecture was named: the header and nothing guessed."""
+def header_document(resolved: Resolved) -> dict[str, Any]:
+    """JSON of ``inspect`` where no symmetry is known: the header, and why nothing is guessed."""
+    checkpoint = resolved.stored
     names = list(checkpoint.names)
     return {
         "source": str(checkpoint.source.uri),
         "arch": None,
+        "route": None,
+        "note": resolved.note,
         "status": None,
         "n_tensors": len(names),
         "n_parameters": checkpoint.n_parameters,
@@ -37,22 +40,26 @@ def header_document(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def header_text(checkpoint: Checkpoint) -> Iterator[str]:
-    """Text of ``inspect`` where no architecture was named."""
+def header_text(resolved: Resolved) -> Iterator[str]:
+    """Text of ``inspect`` where no symmetry is known."""
+    checkpoint = resolved.stored
     yield _title(checkpoint)
     rows = [(safe(name), "x".join(map(str, checkpoint.shape(name))) or "scalar",
              checkpoint.dtype(name)) for name in checkpoint.names]
     yield from table(("tensor", "shape", "dtype"), rows)
     for alias, owner in checkpoint.aliases.items():
         yield f"{safe(alias)} = {safe(owner)}"
+    yield f"not recognised: {safe(resolved.note)}"
 
 
 def space_document(resolved: Resolved) -> dict[str, Any]:
-    """JSON of ``inspect`` with an architecture or a spec."""
+    """JSON of ``inspect`` where the space is known, and by what."""
     space, checkpoint = resolved.space, resolved.checkpoint
     return {
         "source": str(checkpoint.source.uri),
         "arch": resolved.arch,
+        "route": resolved.route,
+        "note": resolved.note,
         "status": space.status,
         "n_tensors": len(checkpoint.names),
         "n_parameters": checkpoint.n_parameters,
@@ -65,11 +72,14 @@ def space_document(resolved: Resolved) -> dict[str, Any]:
 
 
 def space_text(resolved: Resolved) -> Iterator[str]:
-    """Text of ``inspect`` with an architecture or a spec."""
+    """Text of ``inspect`` where the space is known, and by what."""
     space = resolved.space
     yield _title(resolved.checkpoint)
-    yield f"{len(space.groups)} groups, {space.status}" + (
-        f" from {safe(resolved.arch)}" if resolved.arch else " in the given spec")
+    yield f"{len(space.groups)} groups, {space.status} {_origin(resolved)}"
+    if resolved.storage.parts:
+        cut = sum(len(part.stored) for part in resolved.storage.parts)
+        yield (f"{cut} tensors of the file are seen as "
+               f"{sum(len(part.names) for part in resolved.storage.parts)}, and written back so")
     yield ""
     yield from map(safe, str(space).splitlines())
     yield ""
@@ -79,6 +89,15 @@ def space_text(resolved: Resolved) -> Iterator[str]:
     if resolved.verification is not None:
         yield ""
         yield verification_line(resolved.verification)
+
+
+def _origin(resolved: Resolved) -> str:
+    """Where a space comes from, in words."""
+    if resolved.route == "spec":
+        return "in the given spec"
+    if resolved.route == "arch":
+        return f"from {safe(resolved.arch)}"
+    return f"from the file alone ({safe(resolved.route)}): {safe(resolved.note)}"
 
 
 def group_document(group: Group) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ _NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", 
                           "scheduler.bin", "random_states_0.pkl", "scaler.pt"})
 _OPENERS = {sniff.SAFETENSORS: open_safetensors, sniff.TORCH_ZIP: open_torch_zip,
             sniff.PICKLE: open_pickle}
+CONFIGS = {"config": "config.json", "adapter_config": "adapter_config.json"}
+"""Key in the metadata of a checkpoint → file beside the weights: transformers, timm; PEFT."""
 _MAKE = "Give the file itself, or a folder with model.safetensors or an index"
 
 
@@ -169,13 +172,9 @@ def _placed(info: TensorInfo, shard: str) -> TensorInfo:
 
 
 def open_folder(folder: Path) -> Content:
-    """A folder as Content, with its config.json (if any) as metadata ``config``."""
+    """A folder as Content, with the configs beside it (if any) as metadata, see ``CONFIGS``."""
     with guarded(folder, "listing it", "Check that the folder can be read"):
         names = [path.name for path in folder.iterdir() if path.is_file()]
-    chosen = choose(names, folder)
-    content = open_file(folder / chosen)
-    if "config.json" not in names:
-        return content
-    config = read_json(folder / "config.json")
-    metadata = {**content.metadata, "config": config}
-    return Content(content.tree, content.read, content.files, content.format, metadata)
+    content = open_file(folder / choose(names, folder))
+    told = {key: read_json(folder / name) for key, name in CONFIGS.items() if name in names}
+    return replace(content, metadata={**content.metadata, **told})

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from metanet.checkpoint.content import Content
-from metanet.checkpoint.folder import choose, open_file, open_index, read_json
+from metanet.checkpoint.folder import CONFIGS, choose, open_file, open_index, read_json
 from metanet.checkpoint.names import printable
 from metanet.checkpoint.problems import refusal
 from metanet.errors import CheckpointError, HubError, MetanetError
@@ -134,10 +134,9 @@ def open_hub(uri: str) -> tuple[Content, str]:
             return _open_name(place, address.file), commit
         names = _names(place)
         content = _open_name(place, choose(names, uri))
-        if "config.json" not in names:
-            return content, commit
-        config = read_json(_fetch(place, "config.json"))
-        return replace(content, metadata={**content.metadata, "config": config}), commit
+        told = {key: read_json(_fetch(place, name)) for key, name in CONFIGS.items()
+                if name in names}
+        return replace(content, metadata={**content.metadata, **told}), commit
 
 
 def _open_name(place: HubAddress, name: str) -> Content:

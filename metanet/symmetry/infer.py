@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def infer(
-    source: nn.Module | Checkpoint | Mapping[str, Any] | str,
+    source: nn.Module | Checkpoint | Mapping[str, Any] | str | os.PathLike[str],
     example_inputs: Any = None,
     *,
     arch: str | None = None,

@@ -8,6 +8,8 @@ from typing import Any
 
 from metanet.checkpoint import Checkpoint
 from metanet.checkpoint.names import printable
+from metanet.symmetry.adapter import adapter_space, looks_like_one
+from metanet.symmetry.series import found_by
 from metanet.symmetry.space import WeightSpace
 
 
@@ -60,4 +62,20 @@ def _config(checkpoint: Checkpoint) -> Recognised | str:
     return "config.json names neither a model_type nor an architecture of timm"
 
 
-_ROUTES: tuple[Callable[[Checkpoint], Recognised | str], ...] = (_config,)
+def _adapter(checkpoint: Checkpoint) -> Recognised | str:
+    """A LoRA adapter of PEFT."""
+    if not looks_like_one(checkpoint):
+        return ""
+    found = adapter_space(checkpoint)
+    return found if isinstance(found, str) else Recognised("adapter", found[0], space=found[1])
+
+
+def _row(checkpoint: Checkpoint) -> Recognised | str:
+    """Layers one after the other."""
+    if looks_like_one(checkpoint):
+        return ""
+    found = found_by(checkpoint)
+    return found if isinstance(found, str) else Recognised(found[0], found[1], space=found[2])
+
+
+_ROUTES: tuple[Callable[[Checkpoint], Recognised | str], ...] = (_adapter, _config, _row)

@@ -63,6 +63,15 @@ class Resolved:
         """The checkpoint as it is stored."""
         return self.checkpoint if self.file is None else self.file
 
+    @property
+    def code(self) -> str | None:
+        """Name of the architecture, where its code is there to be run."""
+        return None if self.module is None else self.arch
+
+    def alike(self, other: Any) -> Checkpoint:
+        """Another file of the same network, stored in the same way, seen as ``checkpoint`` is."""
+        return self.storage.view(open_checkpoint(other))
+
     def restore(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by the names of ``checkpoint`` → tensors by those of the file, bit for bit."""
         return self.storage.restore(state)

@@ -28,22 +28,63 @@ FIELDS = {"source", "arch", "status", "n_tensors", "n_parameters", "groups", "fr
           "unsupported_ops", "verification"}
 
 
-def test_inspect_without_architecture_guesses_nothing(run: Run, mlp: Path) -> None:
-    done = run("inspect", mlp, "--json")
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Weights that may be used in any way."""
+    path = tmp_path / "odd.safetensors"
+    save_file({"a.weight": torch.ones(4, 4), "b.weight": torch.ones(4, 4)}, path)
+    return path
+
+
+def test_inspect_without_architecture_guesses_nothing(run: Run, odd: Path) -> None:
+    done = run("inspect", odd, "--json")
     assert done.code == 0
-    assert done.json.keys() >= FIELDS
-    assert done.json["status"] is None
+    assert done.json.keys() >= FIELDS | {"route", "note"}
+    assert done.json["status"] is None and done.json["route"] is None
     assert done.json["groups"] == []
-    assert done.json["n_tensors"] == 6
-    assert done.json["n_parameters"] == 35 + 24 + 15
-    assert {"name": "0.weight", "shape": [5, 6], "dtype": "float32"} in done.json["tensors"]
-    assert "--arch" in done.err
+    assert done.json["n_tensors"] == 2
+    assert done.json["n_parameters"] == 32
+    assert {"name": "a.weight", "shape": [4, 4], "dtype": "float32"} in done.json["tensors"]
+    assert "chain" in done.json["note"] and "--arch" in done.err
 
 
-def test_inspect_text_lists_the_header(run: Run, mlp: Path) -> None:
-    done = run("inspect", mlp)
-    assert "6 tensors, 74 parameters" in done.out
-    assert "0.weight  5x6    float32" in done.out
+def test_inspect_text_lists_the_header(run: Run, odd: Path) -> None:
+    done = run("inspect", odd)
+    assert "2 tensors, 32 parameters" in done.out
+    assert "a.weight  4x4    float32" in done.out and "not recognised" in done.out
+
+
+def test_inspect_of_a_file_alone(run: Run, mlp: Path, tmp_path: Path) -> None:
+    done = run("inspect", mlp, "--json", "--save-spec", tmp_path / "mlp.space")
+    assert (done.json["route"], done.json["arch"], done.json["status"]) == (
+        "pattern", None, "inferred")
+    assert "numbered series" in done.json["note"]
+    assert [g["size"] for g in done.json["groups"]] == [5, 4]
+    assert (tmp_path / "mlp.space").read_text().startswith("space v1")
+    text = run("inspect", mlp)
+    assert "inferred from the file alone (pattern): one numbered series" in text.out
+    assert run("inspect", mlp, "--verify").code == 3  # there is no network to run
+    told = run("explain", mlp, "2.weight", 1)
+    assert "moves" in told.out
+
+
+@pytest.mark.parametrize("words", [
+    ("inspect", "--save-spec", "y.space"), ("explain", "a.weight", 0), ("permute", "-o", "y.pt"),
+    ("graph", "-o", "y.pt"),
+])
+def test_verbs_need_a_symmetry(run: Run, odd: Path, words: tuple[object, ...]) -> None:
+    done = run(words[0], odd, *words[1:])
+    assert done.code == 2 and not done.out
+    assert "chain" in done.err and "--arch" in done.err
+
+
+def test_a_permuted_file_of_which_nothing_is_said(run: Run, mlp: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert run("permute", mlp, "-o", out, "--seed", 5).code == 0
+    assert not torch.equal(load_file(out)["2.weight"], load_file(mlp)["2.weight"])
+    assert (outputs(out) - outputs(mlp)).abs().max() < 1e-12
+    found = run("distance", mlp, out, "--json").json
+    assert found["aligned"] < 1e-6 < found["naive"]
 
 
 def test_inspect_with_architecture(run: Run, mlp: Path) -> None:
@@ -227,11 +268,7 @@ def test_doctor_finds_what_is_not_well(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [
     ("inspect",),
-    ("inspect", "x", "--verify"),
-    ("inspect", "x", "--save-spec", "y"),
-    ("explain", "x", "y", "0"),
     ("explain", "x", "y", "-1", "--arch", "mlp"),
-    ("permute", "x", "-o", "y"),
     ("graph", "x", "-o", "y.png", "--arch", "mlp"),
     ("nonsense",),
 ])

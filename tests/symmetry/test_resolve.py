@@ -49,10 +49,13 @@ def test_infer_takes_a_checkpoint(state) -> None:
 
 
 def test_nothing_is_guessed(state) -> None:
-    found = resolve(state)
+    odd = {"a.weight": torch.randn(4, 4), "b.weight": torch.randn(4, 4)}
+    found = resolve(odd)
     assert (found.space, found.arch, found.verification, found.module) == (None,) * 4
-    with pytest.raises(SymmetryError, match="Name the architecture"):
-        resolve(state, verify=True)
+    assert found.route is None and "chain" in found.note
+    for unproved in (odd, state):  # a series of layers is recognised, and has no code to run
+        with pytest.raises(SymmetryError, match="Name the architecture"):
+            resolve(unproved, verify=True)
     with pytest.raises(TraceError, match="unknown architecture"):
         resolve(state, arch="mpl")
 
