@@ -9,6 +9,7 @@ from typing import Any
 from metanet.checkpoint import Checkpoint
 from metanet.checkpoint.names import printable
 from metanet.symmetry.adapter import adapter_space, looks_like_one
+from metanet.symmetry.cache import find
 from metanet.symmetry.series import found_by
 from metanet.symmetry.space import WeightSpace
 
@@ -70,6 +71,17 @@ def _adapter(checkpoint: Checkpoint) -> Recognised | str:
     return found if isinstance(found, str) else Recognised("adapter", found[0], space=found[1])
 
 
+def looked_up(checkpoint: Checkpoint) -> Recognised | str:
+    """An architecture of the table of verified spaces (see ``metanet.symmetry.cache``)."""
+    found = find(checkpoint)
+    if isinstance(found, str):
+        return found
+    like = "names and shapes" if found.exact else "names and, but for sizes, shapes"
+    return Recognised("cache", f"its tensors have the {like} of {found.entry.name}, whose space "
+                      "was proved when the table was made; nobody ran this file",
+                      arch=found.entry.arch, space=found.space)
+
+
 def _row(checkpoint: Checkpoint) -> Recognised | str:
     """Layers one after the other."""
     if looks_like_one(checkpoint):
@@ -78,4 +90,5 @@ def _row(checkpoint: Checkpoint) -> Recognised | str:
     return found if isinstance(found, str) else Recognised(found[0], found[1], space=found[2])
 
 
-_ROUTES: tuple[Callable[[Checkpoint], Recognised | str], ...] = (_adapter, _config, _row)
+_ROUTES: tuple[Callable[[Checkpoint], Recognised | str], ...] = (
+    _adapter, _config, looked_up, _row)

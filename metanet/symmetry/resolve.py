@@ -20,7 +20,7 @@ from metanet.symmetry.axis import Fixed
 from metanet.symmetry.enlarge import enlarge
 from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.meta import Frozen, Meta, Wire
-from metanet.symmetry.recognise import recognise
+from metanet.symmetry.recognise import Recognised, looked_up, recognise
 from metanet.symmetry.space import TensorSpec, WeightSpace
 from metanet.symmetry.verify import Verification, check_names, verify_program
 from metanet.trace.archs import Built, build
@@ -124,10 +124,25 @@ def _alone(file: Checkpoint, verify: bool, kinds: tuple[str, ...]) -> Resolved:
         except (TraceError, SymmetryError) as error:
             if verify:
                 raise
-            return Resolved(file, file=file, note=f"{found.note}; {error}")
+            return _untraced(file, found, error)
         return replace(told, route=found.route, note=found.note)
+    if found.arch is not None and (verify or kinds):  # the table knows whose code to run
+        return replace(_traced(file, found.arch, None, verify, kinds), route=found.route,
+                       note=found.note)
     _need_network(verify, found.note)
-    return Resolved(file, found.arch, found.space, file=file, route=found.route, note=found.note)
+    unseen = "; signs and scales are not looked for without a network to run" if kinds else ""
+    return Resolved(file, found.arch, found.space, file=file, route=found.route,
+                    note=found.note + unseen)
+
+
+def _untraced(file: Checkpoint, found: Recognised, error: Exception) -> Resolved:
+    """What is left where a config's code does not fit, or cannot be had: the table, or nothing."""
+    note = f"{found.note}; {error}"
+    known = looked_up(file) if isinstance(error, TraceError) else ""
+    if isinstance(known, str):
+        return Resolved(file, file=file, note=note)
+    return Resolved(file, known.arch, known.space, file=file, route=known.route,
+                    note=f"{known.note} ({note})")
 
 
 def _traced(

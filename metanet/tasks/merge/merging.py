@@ -20,6 +20,8 @@ from metanet.tasks.merge.sources import SMALL_FILES, beside, choose
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metanet.checkpoint import Checkpoint
+    from metanet.symmetry import Resolved
     from metanet.tasks.merge.alignment import Alignment
     from metanet.tasks.merge.stream import Progress, Stream
 
@@ -186,8 +188,8 @@ def run(laid: Plan, out: str | Path | None, ready: Mapping[str, Alignment], limi
     _refuse(target, force)
     from metanet.tasks.merge.stream import Stream
 
-    moves = dict(ready) or _find(laid)
-    stream = Stream(laid, moves)
+    moves, moved = (dict(ready), {}) if ready else _find(laid)
+    stream = Stream(laid, moves, moved)
     told = None if laid.recipe.align is None else {
         "to": laid.recipe.reference, "models": {n: _told(m) for n, m in moves.items()}}
     if target is None:
@@ -308,11 +310,13 @@ def _report(laid: Plan, target: Path | None, digest: str, told: Any, started: fl
 # ---------------------------------------------------------------- alignment
 
 
-def _find(laid: Plan) -> dict[str, Alignment]:
-    """Alignments of all models to the reference: loaded where they were saved, else searched."""
+def _find(laid: Plan) -> tuple[dict[str, Alignment], dict[str, Checkpoint]]:
+    """Alignments of all models to the reference: loaded where they were saved, else searched; and
+    the moved models, where files cut tensors in another way than the network does.
+    """
     options = laid.recipe.align
     if options is None:
-        return {}
+        return {}, {}
     from metanet.tasks.merge.align import align
     from metanet.tasks.merge.alignment import Alignment
     from metanet.tasks.merge.data import load, parse_normalize
@@ -321,17 +325,30 @@ def _find(laid: Plan) -> dict[str, Alignment]:
         choose(laid.models, laid.models, name)
     out = {name: Alignment.load(path) for name, path in options.load.items()}
     left = [n for n in laid.models if n not in out and n != laid.recipe.reference]
-    space = laid.space() if left else None
-    if space is None:
-        return out
-    reference = laid.models[laid.recipe.reference]
+    found = laid.resolved() or _another_cut(laid, out)
+    if found is None:
+        return out, {}
     calib = None
     if options.calib is not None:
         calib = load(Path(options.calib), parse_normalize(options.normalize)).shuffled()
     for name in left:
-        out[name] = align(reference, laid.models[name], space, options.method, calib,
-                          arch=options.arch, restarts=options.restarts, seed=options.seed)
-    return out
+        out[name] = align(found.checkpoint, found.alike(laid.models[name]), found.space,
+                          options.method, calib, arch=options.arch, restarts=options.restarts,
+                          seed=options.seed)
+    if not found.storage.parts:
+        return out, {}
+    return out, {name: found.storage.moved(laid.models[name], move.act)
+                 for name, move in out.items()}
+
+
+def _another_cut(laid: Plan, found: Mapping[str, Alignment]) -> Resolved | None:
+    """The reference, where alignments speak of tensors that its file holds in another cut."""
+    reference = laid.models[laid.recipe.reference]
+    if all(name in reference for move in found.values() for name in move.space.tensors):
+        return None
+    from metanet.symmetry import resolve
+
+    return resolve(reference)
 
 
 __all__ = ["MergeReport", "as_recipe", "merge", "run"]

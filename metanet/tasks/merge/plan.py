@@ -21,7 +21,7 @@ from metanet.tasks.merge.sources import config_of, identity, is_tied, open_model
 from metanet.tasks.merge.vocabulary import Vocabulary, embeds, vocabulary
 
 if TYPE_CHECKING:
-    from metanet.symmetry import WeightSpace
+    from metanet.symmetry import Resolved, WeightSpace
 
 _LAYER = re.compile(r"((?:[^.]*[^.\d][^.]*\.)*)(\d+)\.(.+)")
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
@@ -147,9 +147,9 @@ class Plan:
         """sha256 of the recipe and of what identifies its models."""
         return self.recipe.digest({name: identity(c) for name, c in self.models.items()})
 
-    def space(self) -> WeightSpace | None:
-        """In which the models are aligned, if they are and the recipe names the architecture or
-        the space. Names and shapes are enough for it.
+    def resolved(self) -> Resolved | None:
+        """The reference and the space in which the models are aligned, if they are and the recipe
+        names the architecture or the space. Names and shapes are enough for it.
 
         Raises:
             MetanetError: it does not fit the reference, or is unknown.
@@ -160,7 +160,12 @@ class Plan:
         from metanet.symmetry import resolve
 
         spec = None if options.spec is None else Path(options.spec)
-        return resolve(self.models[self.recipe.reference], arch=options.arch, spec=spec).space
+        return resolve(self.models[self.recipe.reference], arch=options.arch, spec=spec)
+
+    def space(self) -> WeightSpace | None:
+        """The space of ``resolved``. Raises MetanetError."""
+        found = self.resolved()
+        return None if found is None else found.space
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: what ``metanet merge --plan`` prints."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metanet.checkpoint import natural_sorted, printable
+from metanet.checkpoint import Checkpoint, natural_sorted, printable
 from metanet.checkpoint.info import TensorInfo
 from metanet.checkpoint.problems import guarded
 from metanet.checkpoint.write import write_safetensors_stream
@@ -54,13 +54,13 @@ def peak() -> int:
 class Stream:
     """Computes tensors of a plan, one at a time.
 
-    ``moves`` brings models into the order of the reference. ``working`` is the highest anonymous
-    memory seen, in bytes above that at the start.
+    ``moves`` brings models into the order of the reference; ``moved`` are models that are in it
+    already. ``working`` is the highest anonymous memory seen, in bytes above that at the start.
     """
 
     plan: Plan
     moves: Mapping[str, Alignment] = field(default_factory=dict)
-    states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    moved: Mapping[str, Checkpoint] = field(default_factory=dict)
     working: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +86,8 @@ class Stream:
         return out.view(job.info.shape)
 
     def _read(self, origin: Origin) -> Tensor:
+        if origin.model in self.moved:
+            return self.moved[origin.model].view(origin.name)
         model = self.plan.models[origin.model]
         move = self.moves.get(origin.model)
         if move is None:

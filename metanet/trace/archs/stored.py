@@ -51,6 +51,21 @@ class Part:
     gather: Convert
     scatter: Convert
 
+    def undone(self, whole: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors of the file, which give ``whole`` again bit for bit.
+
+        Raises:
+            SpaceMismatch: there are none.
+        """
+        apart = self.scatter(whole)
+        again = self.gather(apart) if apart.keys() == set(self.stored) else {}
+        if not all(name in again and _same(whole[name], again[name]) for name in self.names):
+            raise SpaceMismatch(
+                f"{quoted(self.names[0])} cannot be written back as the {len(self.stored)} "
+                f"tensors of the file ({quoted(self.stored[0])} …); write it as it is, with "
+                "save_pretrained of transformers")
+        return apart
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -84,6 +99,28 @@ class Storage:
 
         return Assembled(checkpoint, kept, self._made(checkpoint), read)
 
+    def moved(self, checkpoint: Checkpoint, act: Callable[[str, Tensor], Tensor]) -> Checkpoint:
+        """The file with every tensor of the view moved by ``act``, read when asked for.
+
+        Args:
+            checkpoint: as it is stored.
+            act: name in the view and tensor → tensor of the same shape and dtype.
+        """
+        owner = {name: part for part in self.parts for name in part.stored}
+        last: list[tuple[Part, Mapping[str, Tensor]]] = []
+
+        def read(name: str) -> Tensor:
+            part = owner.get(name)
+            if part is None:
+                return act(name, checkpoint.view(name)).contiguous()
+            if not last or last[0][0] is not part:  # its tensors are asked for one by one
+                stored = {key: checkpoint.view(key) for key in part.stored}
+                whole = part.gather(stored)
+                last[:] = [(part, part.undone({n: act(n, whole[n]) for n in part.names}))]
+            return last[0][1][name].contiguous()
+
+        return Assembled(checkpoint, (), {n: checkpoint.info(n) for n in checkpoint.names}, read)
+
     def _made(self, checkpoint: Checkpoint) -> dict[str, TensorInfo]:
         made = {}
         for part in self.parts:
@@ -106,15 +143,7 @@ class Storage:
         """
         out = dict(state)
         for part in self.parts:
-            whole = {name: out.pop(name) for name in part.names}
-            apart = part.scatter(whole)
-            again = part.gather(apart) if apart.keys() == set(part.stored) else {}
-            if not all(name in again and _same(whole[name], again[name]) for name in part.names):
-                raise SpaceMismatch(
-                    f"{quoted(part.names[0])} cannot be written back as the {len(part.stored)} "
-                    f"tensors of the file ({quoted(part.stored[0])} …); write it as it is, with "
-                    "save_pretrained of transformers")
-            out |= apart
+            out |= part.undone({name: out.pop(name) for name in part.names})
         return out
 
 
