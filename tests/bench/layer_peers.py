@@ -60,8 +60,8 @@ def nfn(case: str, n: int) -> Pair:
     return net, lambda: net(x)
 
 
-def ng_gnn(case: str, n: int, checkout: Path) -> Pair:
-    """PNA of width 32 with four layers, from its own configuration of INR classification."""
+def neural_graph(case: str, n: int, checkout: Path, model: str) -> Pair:
+    """Its configuration of INR classification: PNA of width 32 or NG-T of width 64, 4 layers."""
     import hydra
 
     _shims()
@@ -69,7 +69,7 @@ def ng_gnn(case: str, n: int, checkout: Path) -> Pair:
         return _ng_cnn(n, checkout)
     folder = checkout / "experiments/inr_classification/configs"
     with hydra.initialize_config_dir(version_base=None, config_dir=str(folder)):
-        config = hydra.compose(config_name="base", overrides=["model=pna"])
+        config = hydra.compose(config_name="base", overrides=[f"model={model}"])
     config.data.stats = None
     net = hydra.utils.instantiate(config.model, layer_layout=list(LAYOUTS[case]))
     ws, bs = inputs(case, n)
@@ -100,6 +100,33 @@ def _ng_cnn(n: int, checkout: Path) -> Pair:
     return net, lambda: net(graphs)
 
 
+def scalegmn(case: str, n: int, checkout: Path) -> Pair:
+    """Its own configuration of MNIST INRs: width 128, 4 layers; graphs are made beforehand."""
+    _shims()
+    import yaml
+    from src.data.data_utils import get_edge_types, get_node_types, nn_to_edge_index, to_pyg_batch
+    from src.scalegmn.models import ScaleGMN
+    from torch_geometric.data import Batch
+
+    layout = LAYOUTS[case]
+    text = (checkout / "configs/mnist_cls/scalegmn.yml").read_text(encoding="utf-8")
+    options = yaml.safe_load(text)["scalegmn_args"] | {"layer_layout": layout}
+    ws, bs = inputs(case, n)
+    starts = [sum(layout[:i]) for i in range(len(layout) + 1)]
+    hidden = torch.zeros(starts[-1], 1, dtype=torch.bool)
+    hidden[layout[0]:-layout[-1]] = True
+    nodes = torch.cat([torch.ones(n, layout[0], 1), *bs], 1)
+    edges = torch.zeros(n, starts[-1], starts[-1], 1)
+    for a, b, c, w in zip(starts, starts[1:], starts[2:], ws, strict=False):
+        edges[:, a:b, b:c] = w
+    graphs = Batch.from_data_list([
+        to_pyg_batch(x, e, nn_to_edge_index(layout, "cpu"), node2type=get_node_types(layout),
+                     edge2type=get_edge_types(layout), direction=options["direction"], label=0,
+                     hidden_nodes=hidden)[0] for x, e in zip(nodes, edges, strict=True)])
+    net = ScaleGMN(options)
+    return net, lambda: net(graphs.clone())
+
+
 def _shims() -> None:
     """Stand-ins for what its package imports beside the layers, none of it on a timed path."""
     import importlib
@@ -120,12 +147,15 @@ def main() -> None:
     peer, case, place = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    sys.path[:0] = [str(place), str(place / "experiments" / "perceiver-pytorch")]
-    n = 4 if case == "wide" else 64
+    sys.path[:0] = [str(place), str(place / "experiments" / "perceiver-pytorch"),
+                    str(place.parent / "AllanYangZhou+nfn")]  # ScaleGMN imports it
+    n = 4 if case == "wide" else 16 if peer == "ng_t" else 64
     base, start = peak_mb(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         makers = {"dws": lambda: dws(case, n, False), "dws_sab": lambda: dws(case, n, True),
-                  "nfn": lambda: nfn(case, n), "ng_gnn": lambda: ng_gnn(case, n, place)}
+                  "nfn": lambda: nfn(case, n), "scalegmn": lambda: scalegmn(case, n, place),
+                  "ng_gnn": lambda: neural_graph(case, n, place, "pna"),
+                  "ng_t": lambda: neural_graph(case, n, place, "rtransformer")}
         net, forward = makers[peer]()
         with torch.no_grad():
             forward()

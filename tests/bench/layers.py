@@ -1,7 +1,8 @@
 """Layers beside their peers: ``python -m tests.bench.layers [--peers DIR] [--jax PYTHON]``.
 
 Every system is timed in a process of its own, one after the other, at one thread, in CPU seconds
-(median of at least nine calls, after two).
+(median of at least nine calls, after two). Ours calls ``keep_freed_memory``, as ``metanet train``
+does; peers run as they come and once more with the same setting (``MALLOC_…``).
 DIR holds one checkout per peer, named OWNER+NAME; PYTHON is an
 interpreter with jax and flax. Where a peer is absent its recorded figure stands, marked ``*``: that
 was another machine, so no ratio is printed for it. The first line is what this machine's core does.
@@ -24,9 +25,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).resolve().parent
 UNF, NG = "AllanYangZhou+universal_neural_functional", "mkofinas+neural-graphs"
-DWS, NFN = "AvivNavon+DWSNets", "AllanYangZhou+nfn"
+DWS, NFN, SCALE = "AvivNavon+DWSNets", "AllanYangZhou+nfn", "jkalogero+scalegmn"
 
-# All systems alike: freed memory stays with the process (metanet.nn.keep_freed_memory).
+# What metanet.nn.keep_freed_memory does: freed memory stays with the process.
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
@@ -51,6 +52,8 @@ ROWS = (
     Row("DWS preset, mean, 5 layers x 32", "dws", "dws", "inr", DWS),
     Row("GMN d32, 4 layers, mean", "gmn", "ng_gnn", "inr", NG, (71, 22)),
     Row("GMN d32, 4 layers, mean, two messages, gelu", "gmn_full", "ng_gnn", "inr", NG, (71, 22)),
+    Row("NG-T d64, 4 layers, 8 heads", "ngt", "ng_t", "inr", NG, (10.5, 3.3)),
+    Row("ScaleGMN d128, 4 layers, signs", "scale", "scalegmn", "inr", SCALE, (11, 4.0)),
     Row("CNN zoo, UNF 3 layers x 32", "cnn", "unf_jax", "cnn", UNF, (2510, 661)),
     Row("CNN zoo, UNF 3 layers x 32", "cnn", "nfn", "cnn", NFN, (470, 170)),
     Row("CNN zoo, UNF 3 layers x 32", "cnn", "ng_gnn", "cnn", NG, (105, 43)),
@@ -72,15 +75,16 @@ def main() -> None:
         return
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}; "
           + words(run([sys.executable, "-m", "tests.bench.layers", "--one", "roofline"])))
-    print("| | ours fwd / f+b | peer fwd / f+b | ratio | MB ours / peer | start s ours / peer |")
-    print("|---|---|---|---|---|---|")
-    done: dict[tuple[str, ...], dict[str, Any] | None] = {}
+    print("| | ours fwd / f+b | peer as it comes | ratio | peer with memory kept | ratio | "
+          "MB ours / peer | start s ours / peer |")
+    print("|---|---|---|---|---|---|---|---|")
+    done: dict[tuple[str, ...], list[dict[str, Any] | None]] = {}
     for row in (row for row in ROWS if options.only in row.name):
         mine = run([sys.executable, "-m", "tests.bench.layers", "--one", row.ours])
         key = (row.peer or "", row.case)
         if key not in done:
-            done[key] = peer(row, options)
-        print(line(row, mine or {}, done[key]), flush=True)
+            done[key] = [peer(row, options, keep) for keep in (False, True)]
+        print(line(row, mine or {}, *done[key]), flush=True)
     print("nets per CPU-second; MB: growth of the peak over build, forward and training steps of "
           "one batch\n* recorded on another machine")
 
@@ -90,10 +94,10 @@ def words(row: dict[str, Any] | None) -> str:
     return ", ".join(f"{key} {value}" for key, value in (row or {}).items())
 
 
-def run(command: list[str]) -> dict[str, Any] | None:
+def run(command: list[str], keep: bool = True) -> dict[str, Any] | None:
     """The JSON on the last line of a command, or None if it failed."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent.parent,
-                          check=False, env=os.environ | KEEP)
+                          check=False, env=os.environ | (KEEP if keep else {}))
     if done.returncode:
         print(done.stderr.strip().splitlines()[-1:], file=sys.stderr)
         return None
@@ -101,7 +105,7 @@ def run(command: list[str]) -> dict[str, Any] | None:
     return row
 
 
-def peer(row: Row, options: argparse.Namespace) -> dict[str, Any] | None:
+def peer(row: Row, options: argparse.Namespace, keep: bool) -> dict[str, Any] | None:
     """Figures of the peer of a row, if it can be run."""
     peers, jax = options.peers, options.jax
     if row.peer is None or peers is None or not (peers / row.checkout).is_dir():
@@ -109,21 +113,24 @@ def peer(row: Row, options: argparse.Namespace) -> dict[str, Any] | None:
     place = str(peers / row.checkout)
     if row.peer == "unf_jax":
         script = str(HERE / "layer_unf_jax.py")
-        return run([jax, script, row.case, place]) if jax else None
-    return run([options.python, "-m", "tests.bench.layer_peers", row.peer, row.case, place])
+        return run([jax, script, row.case, place], keep) if jax else None
+    return run([options.python, "-m", "tests.bench.layer_peers", row.peer, row.case, place], keep)
 
 
-def line(row: Row, mine: dict[str, Any], other: dict[str, Any] | None) -> str:
-    """One line of the table."""
+def line(
+    row: Row, mine: dict[str, Any], other: dict[str, Any] | None, kept: dict[str, Any] | None
+) -> str:
+    """One line of the table; ``kept`` is the peer with the setting of ours."""
     cells = [row.name, f"{mine['fwd']:.0f} / {mine['fb']:.0f}"]
-    if other:
-        cells += [f"{row.peer} {other['fwd']:.0f} / {other['fb']:.0f}",
-                  f"{mine['fwd'] / other['fwd']:.2f} / {mine['fb'] / other['fb']:.2f}",
-                  f"{mine['mb']:.0f} / {other['mb']:.0f}",
+    if other and kept:
+        for name, figures in ((f"{row.peer} ", other), ("", kept)):
+            cells += [f"{name}{figures['fwd']:.0f} / {figures['fb']:.0f}",
+                      f"{mine['fwd'] / figures['fwd']:.2f} / {mine['fb'] / figures['fb']:.2f}"]
+        cells += [f"{mine['mb']:.0f} / {other['mb']:.0f}",
                   f"{mine['start']:.2f} / {other['start']:.1f}"]
     else:
         known = row.recorded
-        cells += [f"{row.peer} {known[0]:.0f} / {known[1]:.0f} *" if known else "", "",
+        cells += [f"{row.peer} {known[0]:.0f} / {known[1]:.0f} *" if known else "", "", "", "",
                   f"{mine['mb']:.0f}", f"{mine['start']:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
@@ -184,13 +191,16 @@ def build(name: str, layout: list[int], n: int, taps: int) -> tuple[Any, Any]:
         Embed,
         GMNLayer,
         InvariantPool,
+        NGTLayer,
         Pointwise,
+        ScaleGMNLayer,
         UNFLinear,
     )
     from metanet.symmetry import WeightSpace
 
     free = name.endswith("_free") or name in ("cnn", "wide")
-    space = WeightSpace.parse(space_text(layout, free))
+    text = space_text(layout, free)
+    space = WeightSpace.parse(text.replace("= S(", "= signed(") if name == "scale" else text)
     batch = WeightBatch(space, {b.name: torch.randn(n, *b.shape, taps)
                                 for t in space.tensors for b in space.blocks(t)})
     layers: list[nn.Module] = []
@@ -199,6 +209,12 @@ def build(name: str, layout: list[int], n: int, taps: int) -> tuple[Any, Any]:
         home, frozen = embed.space_out, "batch"
         how: dict[str, Any] = {} if name == "gmn_full" else {"messages": 1, "activation": "relu"}
         layers = [embed, *(GMNLayer(home, width, frozen=frozen, **how) for _ in range(4))]
+    elif name in ("ngt", "scale"):
+        width = 64 if name == "ngt" else 128
+        embed = Embed(space, taps, width)
+        home, frozen = embed.space_out, "batch"
+        layers = [embed, *(NGTLayer(home, width, heads=8) if name == "ngt" else
+                           ScaleGMNLayer(home, width) for _ in range(4))]
     elif name.startswith("dws"):
         home, frozen, width = space, "auto", 32
         reduce = "max" if name == "dws_max" else "mean"
