@@ -150,7 +150,15 @@ def stored(zoo: Zoo) -> dict[str, Any] | None:
 
 def split(zoo: Zoo, by: str, parts: Mapping[str, float] | None = None, *, seed: int = 0,
           column: str | None = None, test: Sequence[Any] | None = None) -> SplitReport:
-    """Deal the members out into parts, keep together what belongs together, and store it.
+    """Deal the members out into parts as :func:`deal` does, and store the split in the zoo."""
+    dealt, report = deal(zoo, by, parts, seed=seed, column=column, test=test)
+    return set_split(zoo, dealt, report)
+
+
+def deal(zoo: Zoo, by: str, parts: Mapping[str, float] | None = None, *, seed: int = 0,
+         column: str | None = None, test: Sequence[Any] | None = None
+         ) -> tuple[dict[str, str | None], SplitReport]:
+    """Deal the members out into parts and keep together what belongs together; nothing is stored.
 
     Args:
         zoo: the zoo.
@@ -163,6 +171,9 @@ def split(zoo: Zoo, by: str, parts: Mapping[str, float] | None = None, *, seed: 
         column: the column of ``column`` and ``band``; for the others, instead of the usual one.
         test: for ``band`` the range, bounds included; for the others the values that make up the
             test part. Units that are linked to both sides are left out (part None).
+
+    Returns:
+        Id → part or None, and how it was made.
 
     Raises:
         ZooError: if the units are too few for the parts, or a column or value is not there.
@@ -191,7 +202,7 @@ def split(zoo: Zoo, by: str, parts: Mapping[str, float] | None = None, *, seed: 
     report = SplitReport(by, dict(sorted(counts.items())), len(set(units.tolist())),
                          len(dealt) - counts.total(), name, seed, shares,
                          None if test is None else tuple(test))
-    return set_split(zoo, dict(zip(known.ids, dealt, strict=True)), report)
+    return dict(zip(known.ids, dealt, strict=True)), report
 
 
 def _shares(parts: Mapping[str, float] | None) -> dict[str, float]:

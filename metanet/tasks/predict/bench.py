@@ -1,0 +1,323 @@
+"""One suite: every row, every split, the same number of trials and seeds; resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metanet.errors import MetanetError
+from metanet.tasks.predict import metrics
+from metanet.tasks.predict.attribution import attribution
+from metanet.tasks.predict.data import Array, Part, Task, load
+from metanet.tasks.predict.rows import ROWS, Budget, Fitted, Row, row
+from metanet.tasks.predict.strangers import strangers
+from metanet.tasks.predict.suites import QUICK, QUICK_ROWS, Board, Suite
+from metanet.tasks.predict.table import summarise
+from metanet.tasks.predict.trust import Familiar, Interval, errors_of, scaled, shuffled
+
+Say = Callable[[str], None]
+_EXPLAINED = ("flagship-w", "flagship-q")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a suite is run.
+
+    Attributes:
+        out: folder of the results.
+        zoos: folder that holds zoos by the names of their recipes; what is not there is built.
+        wild: folder of the strangers' folders.
+        quick: the small size.
+        rows: names of rows; by default all that suit.
+        budget: of every row; by default the suite's.
+        force: replace results of another plan.
+        data: where the data sets are; by default METANET_DATA.
+    """
+
+    out: Path
+    zoos: Path | None = None
+    wild: Path | None = None
+    quick: bool = False
+    rows: tuple[str, ...] = ()
+    budget: Budget | None = None
+    force: bool = False
+    data: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A task with everything that its rows are scored on.
+
+    Attributes:
+        name: of the board and the split, as in tables.
+        task: parts to learn from.
+        tests: name of a split → members.
+        census: of the tests.
+    """
+
+    name: str
+    task: Task
+    tests: Mapping[str, Part]
+    census: Mapping[str, Mapping[str, int]]
+
+
+def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[str, Any]:
+    """Run a suite, or go on with it. Writes ``OUT/result.json`` after every row.
+
+    Raises:
+        MetanetError: if the folder holds the results of another plan.
+    """
+    budget = options.budget or (QUICK if options.quick else suite.budget)
+    names = options.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
+    chosen = [row(name) for name in names if name not in suite.skip]
+    _claim(suite, options, budget)
+    stages = list(stages_of(suite, options, say))
+    for stage in stages:
+        trust = _trust(stage, options.out)
+        say(f"{stage.name}: {', '.join(f'{k} {len(p)}' for k, p in stage.task.parts.items())}; "
+            f"flag AUROC {', '.join(f'{k} {v:.2f}' for k, v in trust['auroc'].items())}")
+        for one in chosen:
+            if one.suits(stage.task):
+                _row(one, stage, budget, options.out, say)
+                write(suite, stages, chosen, budget, options)
+    return write(suite, stages, chosen, budget, options)
+
+
+def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
+    """Boards and their splits, zoos opened or built."""
+    for board in suite.boards:
+        zoo = _zoo(board, options, say)
+        for number, cut in enumerate(board.cuts):
+            task = load(zoo, board.goal, cut, limit=board.limit)
+            tests, census = {cut.name: task.parts["test"]}, {cut.name: dict(task.census)}
+            if number == 0 and board.wild and options.wild and not options.quick:
+                tests["strangers"], census["strangers"] = strangers(options.wild / board.wild,
+                                                                    task)
+            if number == 0 and board.other and options.zoos and not options.quick \
+                    and (options.zoos / board.other / "zoo.json").exists():
+                from metanet.zoo import Zoo
+
+                other = load(Zoo.open(options.zoos / board.other), board.goal)
+                tests["data set"] = _all(other)
+                census["data set"] = dict(other.census)
+            short = board.goal.column.split(".")[-1]
+            yield Stage(f"{board.recipe}, {short}, {cut.name}", task, tests, census)
+
+
+def _all(task: Task) -> Part:
+    from metanet.graph import WeightBatch
+
+    parts = list(task.parts.values())
+    first = parts[0]
+    return replace(
+        first, ids=tuple(i for p in parts for i in p.ids),
+        batch=WeightBatch.cat([p.batch for p in parts]), y=np.concatenate([p.y for p in parts]),
+        strata=np.concatenate([p.strata for p in parts]),
+        hyper=np.concatenate([p.hyper for p in parts]),
+        context=torch.cat([p.context for p in parts]),
+        info={k: np.concatenate([p.info[k] for p in parts]) for k in first.info})
+
+
+def _zoo(board: Board, options: Options, say: Say) -> Any:
+    from metanet.zoo import Zoo
+    from metanet.zoo.build import build
+
+    if options.quick:
+        folder = options.out / "zoos" / board.recipe
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        text = options.out / "zoos" / f"{board.recipe}-quick.yaml"
+        text.write_text(board.quick, encoding="utf-8")
+        return build(str(text), folder, n=board.quick_n, workers=1)
+    given = options.zoos / board.recipe if options.zoos else None
+    if given is not None and (given / "zoo.json").exists():
+        zoo = Zoo.open(given)
+        if not zoo.complete:
+            raise MetanetError(f"{given}: the zoo is not complete; finish it with `metanet zoo "
+                               f"build {board.recipe} -o {given}`")
+        return zoo
+    say(f"building the zoo {board.recipe}: minutes to hours, resumable")
+    return build(board.recipe, options.out / "zoos" / board.recipe, data=options.data)
+
+
+def _claim(suite: Suite, options: Options, budget: Budget) -> None:
+    """The folder is of this plan, or is made so."""
+    plan = json.dumps({"suite": suite.name, "quick": options.quick, "budget": asdict(budget)},
+                      sort_keys=True)
+    path = options.out / "plan.json"
+    if path.exists() and path.read_text(encoding="utf-8") != plan and not options.force:
+        raise MetanetError(f"{options.out}: holds results of another plan; name another folder, "
+                           "or replace them with --force")
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.force and path.exists() and path.read_text(encoding="utf-8") != plan:
+        import shutil
+
+        shutil.rmtree(options.out / "fits", ignore_errors=True)
+    path.write_text(plan, encoding="utf-8")
+
+
+# ------------------------------------------------------------ one row
+
+
+def fit_path(out: Path, stage: Stage, name: str, what: str) -> Path:
+    """Where the result of one fit stands."""
+    folder = stage.name.replace(", ", ".").replace(" ", "-")
+    return out / "fits" / folder / name / f"{what}.json"
+
+
+def _row(one: Row, stage: Stage, budget: Budget, out: Path, say: Say) -> None:
+    """Trials on seed 0, the best on validation, then the other seeds of that setting."""
+    settings = (one.settings * budget.trials)[:budget.trials] if len(one.settings) > 1 \
+        else one.settings[:1]
+    trials = [_fit(one, stage, budget, setting, 0, fit_path(out, stage, one.name, f"trial-{i}"))
+              for i, setting in enumerate(settings)]
+    best = int(np.nanargmax([_finite(t["val"]) for t in trials]))
+    seeds = range(1, budget.seeds if one.seeded else 1)
+    done = [trials[best], *(
+        _fit(one, stage, budget, settings[best], seed,
+             fit_path(out, stage, one.name, f"seed-{seed}")) for seed in seeds)]
+    choice = {"best": best, "setting": dict(settings[best]), "trials": len(trials),
+              "val": [t["val"] for t in trials]}
+    _write(fit_path(out, stage, one.name, "choice"), choice)
+    for name in stage.tests:
+        found = [_scores(fit, stage, name)[0] for fit in done]
+        say(f"  {one.track} {one.title}, {name}: {np.mean(found):.3f} ± {np.std(found):.3f} "
+            f"({sum(t['seconds'] for t in (*trials, *done[1:])):.0f} s)")
+
+
+def _finite(value: float | None) -> float:
+    return -1.0 if value is None or not np.isfinite(value) else value
+
+
+def _scores(fit: Mapping[str, Any], stage: Stage, name: str) -> tuple[float, Part]:
+    part = stage.tests[name]
+    return metrics.lead(np.array(fit["predictions"][name]), part.y, part.strata), part
+
+
+def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], seed: int,
+         path: Path) -> dict[str, Any]:
+    """One fit, or what is known of it."""
+    if path.exists():
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return known
+    task, val = stage.task, stage.task.parts["val"]
+    _reset_peak()
+    wall, cpu = time.perf_counter(), time.process_time()
+    fitted = one.fit(task, budget, setting, seed)
+    seconds = time.process_time() - cpu
+    wall = time.perf_counter() - wall
+    held = metrics.lead(fitted.predict(val), val.y, val.strata)
+    calib = task.parts["calib"]
+    errors = errors_of(fitted.predict(calib), calib.y, task.goal.forward)
+    width = Interval.of(errors)
+    result: dict[str, Any] = {"row": one.name, "setting": dict(setting), "seed": seed,
+              "val": held if np.isfinite(held) else None, "seconds": seconds, "wall": wall,
+              "memory": _peak(), "parameters": fitted.parameters, "curve": list(fitted.curve),
+              "interval": asdict(width) if np.isfinite(width.width) else None,
+              "predictions": {}, "coverage": {}}
+    for name, part in stage.tests.items():
+        found = fitted.predict(part)
+        result["predictions"][name] = found.tolist()
+        result["coverage"][name] = _coverage(found, part, task, width)
+    if seed == 0 and one.name in _EXPLAINED:
+        result["attribution"] = attribution(fitted, task)
+    _write(path, result)
+    return result
+
+
+def _coverage(found: Array, part: Part, task: Task, width: Interval) -> float:
+    return float((errors_of(found, part.y, task.goal.forward) <= width.width).mean())
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def _peak() -> int | None:
+    """Greatest resident memory since the last reset, in MiB; None where the system hides it."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return int(text.split("VmHWM:")[1].split()[0]) >> 10
+
+
+# ------------------------------------------------------------ the flag, and all together
+
+
+def _trust(stage: Stage, out: Path) -> dict[str, Any]:
+    """How well strangers are told from members, once per stage."""
+    path = fit_path(out, stage, "flag", "flag")
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    parts = stage.task.parts
+    familiar = Familiar.fit(parts["train"].batch, parts["calib"].batch)
+    test = parts["test"].batch
+    inside = familiar.distance(test)
+    others = {"shuffled entries": shuffled(test), "weights x 1.5": scaled(test, 1.5),
+              **{k: p.batch for k, p in stage.tests.items() if p is not parts["test"]}}
+    result: dict[str, Any] = {"threshold": familiar.threshold, "flagged": {"test": float(
+        familiar.strange(test).mean())}, "auroc": {}}
+    for name, batch in others.items():
+        result["auroc"][name] = metrics.auroc(inside, familiar.distance(batch))
+        result["flagged"][name] = float(familiar.strange(batch).mean())
+    _write(path, result)
+    return result
+
+
+def results(stage: Stage, one: Row, out: Path) -> list[dict[str, Any]] | None:
+    """Fits of the chosen setting, one per seed; None while the row is not finished."""
+    choice = fit_path(out, stage, one.name, "choice")
+    if not choice.exists():
+        return None
+    best = json.loads(choice.read_text(encoding="utf-8"))
+    first = fit_path(out, stage, one.name, f"trial-{best['best']}")
+    rest = sorted(first.parent.glob("seed-*.json"))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (first, *rest)]
+    return [{**fit, "trials": best["trials"]} for fit in found]
+
+
+def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: Budget,
+          options: Options) -> dict[str, Any]:
+    """Everything that is finished, as one document."""
+    rows: list[dict[str, Any]] = []
+    flags, census = {}, {}
+    for stage in stages:
+        path = fit_path(options.out, stage, "flag", "flag")
+        if path.exists():
+            flags[stage.name] = json.loads(path.read_text(encoding="utf-8"))
+        census[stage.name] = {"parts": {k: len(p) for k, p in stage.task.parts.items()},
+                              **{k: dict(v) for k, v in stage.census.items()}}
+        done = {one.name: fits for one in chosen
+                if (fits := results(stage, one, options.out)) is not None}
+        rows += summarise(stage.name, stage.task, stage.tests, done)
+    document = {
+        "suite": suite.name, "about": suite.about, "quick": options.quick,
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
+                   f"{torch.__version__}, {torch.get_num_threads()} thread",
+        "command": f"metanet bench {suite.name}{' --quick' if options.quick else ''} -o OUT",
+        "budget": asdict(budget), "rows": rows, "census": census, "flags": flags}
+    _write(options.out / "result.json", document)
+    return document
+
+
+__all__ = ["Fitted", "Options", "Stage", "bench", "results", "stages_of", "write"]

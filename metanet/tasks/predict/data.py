@@ -1,0 +1,289 @@
+"""A task: which members of a zoo, what to predict of them, and which part each stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metanet.errors import ZooError
+from metanet.graph import WeightBatch
+from metanet.symmetry import WeightSpace
+from metanet.symmetry.meta import GroupMeta
+
+if TYPE_CHECKING:
+    from metanet.zoo import Zoo
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Kind = Literal["regression", "classification"]
+PARTS = {"train": 0.62, "val": 0.13, "calib": 0.1, "test": 0.15}
+"""Trained on; stopped and chosen by; intervals are made from; scored on."""
+CHANCE = 0.15
+"""With ten classes, an accuracy below is no better than chance."""
+# Of a configuration, what names a member or its data and is no choice of training.
+_NAMES = ("recipe", "arch", "data", "run", "family", "seed", "image", "image_group", "label",
+          "view", "repo", "file")
+_OF_THE_NET = ("activation",)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A split: how the members of a zoo are dealt out.
+
+    Attributes:
+        name: in tables, such as ``iid`` or ``lr band``.
+        by: ``run``, ``image``, ``band``, ``column`` …, see ``metanet.zoo.splits.deal``.
+        column: of a split by column or band.
+        test: values that make up the test part; of a band, its bounds.
+    """
+
+    name: str = "iid"
+    by: str = "run"
+    column: str | None = None
+    test: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is predicted.
+
+    Attributes:
+        column: of the index, such as ``metrics.test_accuracy`` or ``config.label``.
+        kind: ``regression`` or ``classification``.
+        link: ``logit`` for accuracies, whose differences near 1 would else drown; ``identity``.
+        least: members with a lower value are at chance: counted, neither trained on nor scored.
+        stratum: columns within which ranks are compared.
+    """
+
+    column: str
+    kind: Kind = "regression"
+    link: str = "identity"
+    least: float | None = None
+    stratum: tuple[str, ...] = ("config.data", "config.arch")
+
+    def forward(self, y: Array) -> Array:
+        """Values → the scale that is learned."""
+        if self.link != "logit":
+            return y
+        inside = np.clip(y, 1e-3, 1 - 1e-3)
+        return np.asarray(np.log(inside / (1 - inside)))
+
+    def back(self, z: Array) -> Array:
+        """The learned scale → values."""
+        return 1 / (1 + np.exp(-z)) if self.link == "logit" else z
+
+
+ACCURACY = Goal("metrics.test_accuracy", link="logit", least=CHANCE)
+LABEL = Goal("config.label", "classification")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Members of one architecture with their targets.
+
+    Attributes:
+        ids: of the members.
+        batch: their weights, one channel.
+        y: targets ``[N]``: numbers, or classes as int64.
+        strata: name of each member's stratum ``[N]``.
+        hyper: hyper-parameters as numbers ``[N, h]``.
+        context: what the architecture leaves open, ``[N, a]``: the activation, where members of
+            one space differ in it.
+        info: columns of the index.
+    """
+
+    ids: tuple[str, ...]
+    batch: WeightBatch
+    y: Array
+    strata: Array
+    hyper: Float[np.ndarray, "N h"]
+    context: Float[Tensor, "N a"]
+    info: Mapping[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Sequence[int] | Array) -> Part:
+        index = np.asarray(rows, np.int64)
+        pick = torch.from_numpy(index)
+        return Part(tuple(self.ids[i] for i in index), self.batch[pick], self.y[index],
+                    self.strata[index], self.hyper[index], self.context[pick],
+                    {k: v[index] for k, v in self.info.items()})
+
+    def with_batch(self, batch: WeightBatch) -> Part:
+        """The same members with other weights."""
+        return replace(self, batch=batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Parts of a zoo and what to predict of them.
+
+    Attributes:
+        name: such as ``inr-digits``.
+        goal: what is predicted.
+        cut: how the parts were made.
+        parts: train, val, calib, test.
+        space: of all members.
+        recipe: of the zoo, as plain data; empty for zoos without one.
+        census: members, and those left out by reason.
+        hyper: names of the hyper-parameters.
+        classes: of a classification, else 1 (the number of outputs).
+    """
+
+    name: str
+    goal: Goal
+    cut: Cut
+    parts: Mapping[str, Part]
+    space: WeightSpace
+    recipe: Mapping[str, Any]
+    census: Mapping[str, int]
+    hyper: tuple[str, ...] = ()
+    classes: int = 1
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network has to give."""
+        return self.classes if self.goal.kind == "classification" else 1
+
+
+def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: int | None = None,
+         name: str | None = None) -> Task:
+    """Members of a zoo (the last checkpoint of each run) in four parts that share nothing.
+
+    Args:
+        zoo: is only read.
+        goal: what to predict.
+        cut: how to split; by default iid, whole runs or images together.
+        seed: of the split.
+        limit: members to take, at most (the first in a random order).
+        name: of the task; by default that of the zoo's folder.
+
+    Raises:
+        ZooError: if the zoo has no such column, no space, or too few members for four parts.
+    """
+    cut = cut or Cut()
+    found, census = _usable(zoo, goal)
+    if limit is not None and limit < len(found):
+        found = np.sort(np.random.default_rng(seed).permutation(found)[:limit])
+    table = zoo.query().arrays(list(zoo.columns))
+    where = _dealt(zoo, cut, seed)
+    everything, hyper = _everything(zoo, goal, found, table)
+    part_of = np.array([where.get(name) or "" for name in everything.ids])
+    parts = {key: everything[np.flatnonzero(part_of == key)] for key in PARTS}
+    small = [key for key, part in parts.items() if len(part) < 2]
+    if small:
+        raise ZooError(f"{zoo.path}: the part {small[0]!r} of the split {cut.name!r} has "
+                       f"{len(parts[small[0]])} members; build a larger zoo or split otherwise")
+    classes = int(everything.y.max()) + 1 if goal.kind == "classification" else 1
+    space = everything.batch.space
+    recipe = zoo.recipe if isinstance(zoo.recipe, dict) else {}
+    return Task(name or zoo.path.name, goal, cut, parts, space, recipe, census, hyper, classes)
+
+
+def _usable(zoo: Zoo, goal: Goal) -> tuple[Array, dict[str, int]]:
+    """Places (in the order of the zoo) of last checkpoints with a sound target."""
+    for column in (goal.column,):
+        if column not in zoo.columns:
+            raise ZooError(f"{zoo.path}: has no column {column}; there are "
+                           f"{', '.join(zoo.columns)}")
+    found = zoo.query()
+    parents = {p for p in found["parent"].tolist() if p is not None}
+    last = np.array([i not in parents for i in found.ids]) & ~(found["step"] == 0)
+    y = found[goal.column].astype(np.float64)
+    finite = np.isfinite(y)
+    if "metrics.diverged" in zoo.columns:
+        finite &= ~(found["metrics.diverged"] == 1)
+    chance = finite & (y < goal.least) if goal.least is not None else np.zeros(len(y), bool)
+    census = {"members": int(last.sum()), "diverged": int((last & ~finite).sum()),
+              "chance": int((last & chance).sum())}
+    return np.flatnonzero(last & finite & ~chance), census
+
+
+def _dealt(zoo: Zoo, cut: Cut, seed: int) -> dict[str, str | None]:
+    from metanet.zoo.splits import deal
+
+    dealt: dict[str, str | None] = deal(zoo, cut.by, PARTS, seed=seed, column=cut.column,
+                                        test=cut.test)[0]
+    return dealt
+
+
+def _everything(zoo: Zoo, goal: Goal, rows: Array, table: Mapping[str, Array]
+                ) -> tuple[Part, tuple[str, ...]]:
+    layouts = sorted(set(table["layout"][rows].tolist()))
+    if len(layouts) != 1 or next(iter(zoo.layouts.values())).space is None:
+        raise ZooError(f"{zoo.path}: {len(layouts)} architectures; a task takes members of one "
+                       "known space: select one with `metanet zoo query`, or ingest with --arch")
+    batches = list(zoo.batches(_chosen(zoo, rows), 1024))
+    batch = WeightBatch.cat([b.weights.to(torch.float32) for b in batches])
+    info = {key: value[rows] for key, value in table.items()
+            if key.split(".")[0] in ("config", "metrics") or key == "id"}
+    hyper, names = hyper_table(info)
+    y = info[goal.column]
+    y = y.astype(np.int64) if goal.kind == "classification" else y.astype(np.float64)
+    strata = np.array(["/".join(str(info[c][i]) for c in goal.stratum if c in info)
+                       for i in range(len(rows))])
+    ids = tuple(info["id"].tolist())
+    return Part(ids, batch, y, strata, hyper, contexts(info), info), names
+
+
+def _chosen(zoo: Zoo, rows: Array) -> Any:
+    from metanet.zoo import Selection
+
+    return Selection(zoo, zoo.query().places[rows])
+
+
+def hyper_table(info: Mapping[str, Array]) -> tuple[Float[np.ndarray, "N h"], tuple[str, ...]]:
+    """Choices of training that differ between members, as numbers; texts one-hot, wide ranges
+    as logarithms.
+    """
+    columns: list[Array] = []
+    names: list[str] = []
+    for key in sorted(info):
+        root, _, short = key.partition(".")
+        if root != "config" or short in _NAMES:
+            continue
+        values = info[key]
+        if values.dtype == object:
+            kinds = sorted({str(v) for v in values.tolist()})
+            hot = [(np.array([str(v) == kind for v in values.tolist()], float), f"{short}={kind}")
+                   for kind in kinds] if 1 < len(kinds) <= 20 else []
+        else:
+            hot = _numeric(values.astype(np.float64), short)
+        columns += [column for column, _ in hot]
+        names += [name for _, name in hot]
+    n = len(next(iter(info.values())))
+    return (np.stack(columns, 1) if columns else np.zeros((n, 0))), tuple(names)
+
+
+def _numeric(values: Array, name: str) -> list[tuple[Array, str]]:
+    filled = np.nan_to_num(values, nan=-1.0)
+    if len(np.unique(filled)) < 2:
+        return []
+    wide = filled.min() > 0 and filled.max() / filled.min() > 20
+    return [(np.log(filled) if wide else filled, f"log {name}" if wide else name)]
+
+
+def contexts(info: Mapping[str, Array]) -> Float[Tensor, "N a"]:
+    """One-hot activation where it varies among members of one space; else no column."""
+    columns: list[Array] = []
+    for key in _OF_THE_NET:
+        values = info.get(f"config.{key}")
+        kinds = sorted({str(v) for v in values.tolist()}) if values is not None else []
+        if values is not None and len(kinds) > 1:
+            columns += [np.array([str(v) == kind for v in values.tolist()]) for kind in kinds]
+    n = len(next(iter(info.values())))
+    stacked = np.stack(columns, 1).astype(np.float32) if columns else np.zeros((n, 0), np.float32)
+    return torch.from_numpy(stacked)
+
+
+def activation_of(space: WeightSpace) -> str | None:
+    """The nonlinearity behind the hidden neurons, where the space tells one."""
+    known = {meta.activation for meta in space.meta.groups.values()
+             if isinstance(meta, GroupMeta) and meta.activation}
+    return next(iter(known)) if len(known) == 1 else None

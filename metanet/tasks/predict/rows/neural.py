@@ -1,0 +1,227 @@
+"""Rows that learn to read weights, or to query the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from metanet.tasks.predict.data import Array, Part, Task
+from metanet.tasks.predict.images import is_inr, modules_of
+from metanet.tasks.predict.loop import Examples, Plan, train
+from metanet.tasks.predict.nets import (
+    Both,
+    DeepSets,
+    DWSNet,
+    FlatMLP,
+    MetanetReader,
+    ProbeNet,
+    Reader,
+)
+from metanet.tasks.predict.normal import Coordinates, Normal, Waves
+from metanet.tasks.predict.rows.base import Budget, Fitted, Row, Setting, register
+
+Make = Callable[[Task, Budget, Setting], Reader]
+_JOINT = 64
+
+
+class Model:
+    """A trained reader with the scale of its targets.
+
+    Attributes:
+        reader: the network.
+        mean, scale: of the targets on the learned scale; 0 and 1 for classes.
+        classes: whether it gives probabilities of classes.
+    """
+
+    def __init__(self, reader: Reader, mean: float, scale: float, classes: bool) -> None:
+        self.reader, self.mean, self.scale, self.classes = reader.eval(), mean, scale, classes
+
+    @torch.no_grad()
+    def __call__(self, part: Part, size: int = 128) -> Array:
+        """Probabilities ``[N, C]``, or numbers on the learned scale ``[N]``."""
+        device = next(self.reader.parameters()).device
+        batch, context = part.batch.to(device), part.context.to(device)
+        found = torch.cat([self.reader(batch[rows], context[rows]).float().cpu() for rows in
+                           torch.arange(len(part), device=device).split(size)])
+        if self.classes:
+            return np.asarray(found.double().softmax(1).numpy())
+        return np.asarray(found[:, 0].double().numpy() * self.scale + self.mean)
+
+
+def learned(make: Make) -> Callable[[Task, Budget, Setting, int], Fitted]:
+    """A reader, trained by the one loop."""
+
+    def fit(task: Task, budget: Budget, setting: Setting, seed: int) -> Fitted:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            reader = make(task, budget, setting)
+        plan = Plan(epochs=budget.epochs, batch_size=budget.batch_size, patience=budget.patience,
+                    lr=setting["lr"], seed=seed,
+                    weight_decay=setting.get("weight_decay", 1e-2))
+        return fit_reader(task, reader, plan)
+
+    return fit
+
+
+def fit_reader(task: Task, reader: Reader, plan: Plan, folder: Any = None,
+               stop_after: int | None = None) -> Fitted:
+    """Train a reader on the training part, stopped by the validation part."""
+    classes = task.goal.kind == "classification"
+    z = task.goal.forward(task.parts["train"].y) if not classes else np.zeros(1)
+    mean, scale = float(z.mean()), float(z.std()) or 1.0
+    if classes:
+        mean, scale = 0.0, 1.0
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given, held = (examples(task, task.parts[p], mean, scale).to(device)
+                   for p in ("train", "val"))
+    done = train(reader.to(device), given, held, plan, folder, stop_after)
+    model = Model(reader, mean, scale, classes)
+
+    def predict(part: Part) -> Array:
+        return model(part) if classes else task.goal.back(model(part))
+
+    return Fitted(predict, count(reader), done.curve, model)
+
+
+def count(net: nn.Module) -> int:
+    """Numbers that are trained."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def examples(task: Task, part: Part, mean: float, scale: float) -> Examples:
+    """A part as the loop takes it."""
+    if task.goal.kind == "classification":
+        return Examples(part.batch, part.context, torch.from_numpy(part.y))
+    z = (task.goal.forward(part.y) - mean) / scale
+    return Examples(part.batch, part.context, torch.from_numpy(z).float()[:, None])
+
+
+# ------------------------------------------------------------ what each row is made of
+
+
+def _around(task: Task) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Transformations that every reader of weights gets alike: (always, in training)."""
+    if not is_inr(task):
+        return [], []
+    return [], [Coordinates(task.space, noise=0.01)]
+
+
+def _wrapped(net: nn.Module, task: Task, pre: Sequence[nn.Module] = ()) -> Reader:
+    always, training = _around(task)
+    return Reader(net, [*always, *pre], training)
+
+
+def _context(task: Task) -> int:
+    return int(task.parts["train"].context.shape[1])
+
+
+def _plain(kind: type[Any], **sizes: Any) -> Make:
+    def make(task: Task, budget: Budget, setting: Setting) -> Reader:
+        return _wrapped(kind(task.space, task.outputs, 1, _context(task), **sizes,
+                             dropout=setting["dropout"]), task)
+    return make
+
+
+def _dws(task: Task, budget: Budget, setting: Setting) -> Reader:
+    # Its weights grow with the square of the folded axes: kernels and classes.
+    width = budget.width if is_inr(task) else max(4, budget.width // 4)
+    return _wrapped(DWSNet(task.space, task.outputs, 1, _context(task), width=width,
+                           dropout=setting["dropout"]), task)
+
+
+def metanet(kind: str, width: float = 1.0, **options: Any) -> Make:
+    """A ``Metanet`` of GMN or UNF layers."""
+    def make(task: Task, budget: Budget, setting: Setting) -> Reader:
+        net = MetanetReader(task.space, task.outputs, 1, _context(task), kind=kind,
+                            width=round(width * budget.width), dropout=setting["dropout"],
+                            **options)
+        return _wrapped(net, task)
+    return make
+
+
+def normaliser(task: Task) -> list[nn.Module]:
+    """Removes the signs, scales and phases that the members' own code has."""
+    if is_inr(task):
+        w0 = task.recipe["model"]["w0"] if task.recipe["model"]["activation"] == "sine" else None
+        found: list[nn.Module] = [Normal(larger(task), w0)]
+        return [*found, Waves(w0 / 2)] if w0 else found
+    space = larger(task)
+    return [Normal(space)] if any(g.kind in ("signed", "positive") for g in space.groups) else []
+
+
+def larger(task: Task) -> Any:
+    """The members' space with the signs and scales that all of their modules have."""
+    from metanet.symmetry import infer
+
+    modules = modules_of(task)
+    if len(modules) > 1:  # ReLU has scales, tanh has signs: none is common
+        return task.space
+    shape = (4, 2) if is_inr(task) else (2, 1, *[_side(task)] * 2)
+    return infer(modules[0], (torch.rand(shape),), kinds=["signed", "positive"])
+
+
+def _side(task: Task) -> int:
+    return int(task.recipe["data"].get("side") or 28)
+
+
+def _flagship_net(task: Task, budget: Budget, setting: Setting, outputs: int,
+                  channels: int) -> nn.Module:
+    return MetanetReader(
+        task.space, outputs, channels, _context(task), kind=setting["kind"],
+        width=budget.width, depth=3 if setting["kind"] == "unf" else 2,
+        encoding=("raw", "signlog", "activation") if not is_inr(task) else ("raw", "signlog"),
+        pool=("mean", "std", "max"), dropout=setting["dropout"],
+        **({} if setting["kind"] == "unf" else {"schedule": "forward"}))
+
+
+def _flagship_w(task: Task, budget: Budget, setting: Setting) -> Reader:
+    pre = normaliser(task)
+    channels = 3 if any(isinstance(step, Waves) for step in pre) else 1
+    return _wrapped(_flagship_net(task, budget, setting, task.outputs, channels), task, pre)
+
+
+def _flagship_q(task: Task, budget: Budget, setting: Setting) -> Reader:
+    """Its probes see the weights of channel 0, normalised too: the function is the same."""
+    pre = normaliser(task)
+    channels = 3 if any(isinstance(step, Waves) for step in pre) else 1
+    reader = _flagship_net(task, budget, setting, _JOINT, channels)
+    probes = _probe_net(task, setting, _JOINT)
+    return _wrapped(Both(reader, probes, _JOINT, task.outputs), task, pre)
+
+
+def _probe_net(task: Task, setting: Setting, outputs: int) -> ProbeNet:
+    shape = (2,) if is_inr(task) else (1, *[_side(task)] * 2)
+    return ProbeNet(task.space, outputs, modules_of(task), shape, probes=64,
+                    generator=0 if is_inr(task) else 32, context=_context(task),
+                    dropout=setting["dropout"])
+
+
+def _probing(task: Task, budget: Budget, setting: Setting) -> Reader:
+    return _wrapped(_probe_net(task, setting, task.outputs), task)
+
+
+def _has_code(task: Task) -> bool:
+    return "model" in task.recipe or "arch" in task.recipe
+
+
+_LRS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2}, {"lr": 1.5e-3, "dropout": 0.2},
+                             {"lr": 4e-3, "dropout": 0.5}, {"lr": 1e-2, "dropout": 0.2})
+_KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "kind": "unf"},
+                               {"lr": 4e-3, "dropout": 0.2, "kind": "gmn"},
+                               {"lr": 4e-3, "dropout": 0.5, "kind": "unf"},
+                               {"lr": 1.5e-3, "dropout": 0.2, "kind": "unf"})
+
+register(Row("mlp", "flat MLP", "W", learned(_plain(FlatMLP)), _LRS, invariant=False))
+register(Row("deepsets", "DeepSets per tensor", "W", learned(_plain(DeepSets)), _LRS))
+register(Row("dws", "DWS", "W", learned(_dws), _LRS))
+register(Row("unf", "UNF", "W", learned(metanet("unf", 1.5)), _LRS))
+register(Row("gmn", "GMN, parallel", "W", learned(metanet("gmn")), _LRS))
+register(Row("gmn-forward", "GMN, forward schedule", "W",
+             learned(metanet("gmn", schedule="forward")), _LRS))
+register(Row("flagship-w", "flagship W", "W", learned(_flagship_w), _KINDS))
+register(Row("probing", "probing, 64 inputs", "Q", learned(_probing), _LRS, suits=_has_code))
+register(Row("flagship-q", "flagship Q", "Q", learned(_flagship_q), _KINDS, suits=_has_code))

@@ -1,0 +1,102 @@
+"""The suites: which zoos, what is predicted, and which splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metanet.errors import MetanetError
+from metanet.tasks.predict.data import ACCURACY, LABEL, Cut, Goal
+from metanet.tasks.predict.rows import Budget
+
+IID_IMAGE = Cut("iid", "image")
+IID_RUN = Cut("iid", "run")
+
+
+@dataclass(frozen=True)
+class Board:
+    """One zoo with its splits.
+
+    Attributes:
+        recipe: of the zoo, which is also its folder's name.
+        goal: what is predicted.
+        cuts: how it is split, one after the other.
+        wild: folder of strangers' checkpoints of the same architecture, with a manifest.json.
+        other: recipe of a second zoo of the same space that is only tested on.
+        quick: recipe of the small size: YAML text that stands on a shipped one.
+        quick_n: its members.
+        limit: members to take, at most.
+    """
+
+    recipe: str
+    goal: Goal
+    cuts: tuple[Cut, ...]
+    wild: str | None = None
+    other: str | None = None
+    quick: str = ""
+    quick_n: int = 40
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Boards that make one table, with the budget of every row."""
+
+    name: str
+    about: str
+    boards: tuple[Board, ...]
+    budget: Budget
+    skip: tuple[str, ...] = ()
+
+
+_QUICK_CNN = ("base: small-cnn-digits\ntrain_images: 200\nmembers: {lr: {log_uniform: [0.002, "
+              "0.03]}, steps: {log_integer: [40, 120]}, init: default, init_scale: 1, "
+              "fraction: 1.0, optimizer: adam}\n")
+_QUICK_SEED = ("base: seed-only\ntrain_images: 200\nmembers: {lr: 0.01, steps: 60, batch: 32, "
+               "optimizer: adam}\n")
+_QUICK_WILD = ("base: wild-lenet45k\ndata: {name: digits, side: 28}\ntrain_images: 200\n"
+               "members: {steps: {log_integer: [20, 40]}, lr: {log_uniform: [0.002, 0.02]}, "
+               "optimizer: adam, batch: 16, label_noise: 0.0, fraction: 1.0}\n")
+_QUICK_INR = "base: inr-digits\nfit: {steps: 60}\n"
+
+SUITES = {suite.name: suite for suite in (
+    Suite("inr-digits", "Which digit a SIREN shows: 2,000 networks of the digits of scikit-learn, "
+          "each from its own start.",
+          (Board("inr-digits", LABEL, (IID_IMAGE,), quick=_QUICK_INR, quick_n=120),),
+          Budget(epochs=30)),
+    Suite("inr-mnist", "Which digit a SIREN shows: networks of MNIST after the recipe of DWSNets.",
+          (Board("inr-mnist", LABEL, (IID_IMAGE,), quick=_QUICK_INR, quick_n=120),),
+          Budget(epochs=30)),
+    Suite("seed-only", "Test accuracy where only the seed differs: what weights alone can add.",
+          (Board("seed-only", ACCURACY, (IID_RUN,), quick=_QUICK_SEED, quick_n=40),
+           Board("seed-only", Goal("metrics.test_loss"), (IID_RUN,), quick=_QUICK_SEED,
+                 quick_n=40)),
+          Budget(epochs=30)),
+    Suite("small-cnn", "Test accuracy of small CNNs whose hyper-parameters differ.",
+          (Board("small-cnn", ACCURACY, (
+              IID_RUN, Cut("lr band", "band", "config.lr", (0.016, 0.05)),
+              Cut("activation", "column", "config.activation", ("tanh",))),
+              other="small-cnn-digits", quick=_QUICK_CNN, quick_n=60),),
+          Budget(epochs=30)),
+    Suite("wild", "Test accuracy of strangers' networks, by predictors that were trained on zoos "
+          "of ours.",
+          (Board("wild-lenet45k", ACCURACY, (IID_RUN,), wild="wild_mnist_lenet45k",
+                 quick=_QUICK_WILD, quick_n=24),
+           Board("wild-cnn21k", ACCURACY, (IID_RUN,), wild="wild_mnist_cnn21k",
+                 quick=_QUICK_WILD.replace("lenet45k", "cnn21k"), quick_n=24)),
+          Budget(epochs=20, width=8, batch_size=16)),
+)}
+QUICK = Budget(epochs=2, width=4, batch_size=16, trials=1, seeds=2, patience=2)
+QUICK_ROWS = ("mean", "norm", "hyper", "statistics", "width-free", "images-10", "images-100",
+              "psnr", "render-logistic", "deepsets", "unf", "gmn", "flagship-w", "probing",
+              "flagship-q")
+
+
+def suite(name: str) -> Suite:
+    """A suite by its name.
+
+    Raises:
+        MetanetError: naming those that there are.
+    """
+    if name not in SUITES:
+        raise MetanetError(f"no suite {name!r}; there are {', '.join(SUITES)}")
+    return SUITES[name]
