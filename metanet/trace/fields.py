@@ -86,15 +86,16 @@ def plain_ids(config: Any, *shape: int) -> Tensor:
 def sizes(config: Any) -> list[tuple[int, int]]:
     """Heights and widths of images to try."""
     seen = vision(config)
-    side = field(seen, "image_size", "img_size") or field(config, "image_size", "img_size")
+    found_in = (field(c, "image_size", "img_size") for c in (*nested(seen), config))
+    side = next((s for s in found_in if s), None)
     if isinstance(side, dict):
         side = (side.get("height"), side.get("width"))
     if isinstance(side, (tuple, list)) and len(side) >= 2:
         return [(int(side[0]), int(side[1]))]
     if isinstance(side, (tuple, list)) and side:
         side = side[0]
-    found = [(int(side), int(side))] if side else []
-    return [*found, (64, 96), (64, 64), (128, 128), (224, 224), (256, 256)]
+    square = [(int(side), int(side))] if side else []
+    return [*square, (64, 96), (64, 64), (128, 128), (224, 224), (256, 256)]
 
 
 def channels(config: Any) -> int:

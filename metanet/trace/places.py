@@ -116,6 +116,10 @@ def _texts(config: Any, order: Collection[str], parts: list[Part]) -> Iterator[N
         kept["cross_attention_mask"] = ones(1, row.shape[1], 1, tiles)
     yield {"input_ids": row, **kept, **extra, **given}
     yield {"input_ids": row, **kept, **given}
+    heard = [part for part in parts if part.kind == 3 and "input_features_mask" in part.given]
+    for part in heard:  # a mask of what the encoder gives, not of what it gets
+        given["input_features_mask"] = torch.ones(1, part.places, dtype=torch.bool)
+        yield {"input_ids": row, **kept, **extra, **given}
 
 
 def _count(encode: Callable[..., Any], given: Named, config: Any) -> int | None:

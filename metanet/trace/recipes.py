@@ -10,7 +10,18 @@ from typing import Any
 
 import torch
 
-from metanet.trace.fields import Named, channels, field, ids, normal, ones, patch, plain_ids
+from metanet.trace.fields import (
+    Named,
+    channels,
+    field,
+    ids,
+    normal,
+    ones,
+    patch,
+    pixels,
+    plain_ids,
+    sizes,
+)
 
 Recipe = Callable[[Any, torch.dtype], Named]
 
@@ -94,6 +105,14 @@ def _conditioned(config: Any, dtype: torch.dtype) -> Named:
             "encoder_hidden_states": normal(2, 6, wide, dtype=dtype)}
 
 
+def _prompts(config: Any, dtype: torch.dtype) -> Named:
+    """An image and one object in it, told by two points."""
+    size = sizes(config)[0]
+    points = torch.tensor([[[[9.0, 14.0], [21.0, 30.0]]]], dtype=dtype)
+    return {"pixel_values": pixels(config, size, dtype, batch=1), "input_points": points,
+            "input_labels": ones(1, 1, 2)}
+
+
 _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
     (("past_values", "past_time_features"), _series),
     (("past_values", "past_values_padding"), _padded_series),
@@ -101,6 +120,7 @@ _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
     (("query_embeds", "encoder_hidden_states"), _queries),
     (("audio_mel", "audio_mel_mask"), _spectrum_and_mask),
     (("pixel_values", "task_inputs"), _tasks),
+    (("pixel_values", "input_points", "input_labels"), _prompts),
 )
 _BY_TYPE: dict[str, Recipe] = {
     "patchtsmixer": _patched_series, "patchtst": _patched_series,

@@ -61,6 +61,7 @@ _NESTED: dict[str, Any] = {
     "projector_patch_to_query_dict": {16: 5},
 }
 """Fields whose form, or whose lack of a default, names do not tell."""
+_PLACES = ("image_token_id", "video_token_id", "audio_token_id")
 _AT_LAYERS = re.compile(
     r"deepstack_visual_indexes|fullatt_block_indexes|global_attn_indexes|window_block_indices"
     r"|full_attn_idxs|local_layer_ids|attn_layer_indices")
@@ -106,6 +107,11 @@ def shrunk(config: Any, level: str) -> dict[str, Any]:
             told = {k: v for k, v in value.to_diff_dict().items() if k not in _DERIVED}
             found[name] = {**told, **shrunk(value, level), "model_type": value.model_type}
             continue
+        if name in _PLACES and value is None and level == "tiny":
+            found[name] = next(tokens)
+            continue
+        if name in _LAYER_FIELDS and value == len(getattr(config, "depths", None) or ()):
+            continue  # these are stages
         if _AT_LAYERS.fullmatch(name) and _integers(value) and level != "shallow":
             found[name] = sorted({min(v, len(kept) - 1) for v in value})
             continue
@@ -253,9 +259,12 @@ def _listed(name: str, value: Any) -> Any:
     if re.fullmatch(r"\w*num\w*_heads|num_heads", name):
         same = len(set(value)) == 1
         return [4] * len(value) if same else [2 << i for i in range(len(value))]
-    wide = _WIDTH.fullmatch(name) and not _NOT_WIDTH.fullmatch(name)
-    if wide and all(v % 4 == 0 and v >= 32 for v in value):
-        return [v // 4 for v in value]
+    if name == "decoder_in_channels":  # what the encoder gives
+        return [_tiny("hidden_dim", v) for v in value]
+    wide = name == "stage_in_channels" or (
+        _WIDTH.fullmatch(name) and not _NOT_WIDTH.fullmatch(name))
+    if wide and max(value) >= 32 and all(v % 4 == 0 and v >= 32 or v in (1, 3) for v in value):
+        return [v // 4 if v >= 32 else v for v in value]
     return None
 
 

@@ -14,6 +14,10 @@ from metanet.trace.archs.registry import Request, architecture
 from metanet.trace.archs.vision import prepare_torchvision
 from metanet.trace.inputs import synthesise
 
+_OWN = frozenset({"pretrained", "features_only", "scriptable", "exportable", "no_jit"})
+"""Switches of timm.create_model itself, which are not the network's."""
+_MOST = 1 << 16
+
 
 def _timm() -> Any:
     prepare_torchvision()
@@ -38,14 +42,41 @@ def timm_model(request: Request) -> tuple[nn.Module, tuple[Any, ...]]:
             f"timm has no model {quoted(name)}; "
             + (f"did you mean {', '.join(close)}?" if close else f"it has {len(known)} models")
         )
-    module = _create(timm, name, {})
+    told = _arguments(request)
+    module = _create(timm, name, told)
     changes = _changes(module, request)
     if changes:
-        module = _create(timm, name, changes)
+        module = _create(timm, name, told | changes)
     return module, synthesise(module)
 
 
-def _create(timm: Any, name: str, changes: dict[str, int]) -> nn.Module:
+def _arguments(request: Request) -> dict[str, Any]:
+    """``model_args`` of the config beside the file, if it is about this model: sizes and switches.
+
+    Raises:
+        TraceError: there are others, which could name files, or code.
+    """
+    config = request.header.metadata.get("config") if request.header is not None else None
+    if not isinstance(config, dict) or config.get("architecture") != request.argument:
+        return {}
+    told = config.get("model_args")
+    if not isinstance(told, dict):
+        return {}
+    for key, value in told.items():
+        if not _harmless(key, value):
+            raise TraceError(f"model_args of config.json has {quoted(key)} = {quoted(value)}, "
+                             "which is neither a size nor a switch of the network: write a "
+                             "factory: --arch file.py:factory")
+    return dict(told)
+
+
+def _harmless(key: Any, value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return (isinstance(key, str) and key.isidentifier() and key not in _OWN and len(parts) <= 64
+            and all(isinstance(v, (bool, int, float)) and abs(v) <= _MOST for v in parts))
+
+
+def _create(timm: Any, name: str, changes: dict[str, Any]) -> nn.Module:
     try:
         with meta_parameters():
             module: nn.Module = timm.create_model(name, pretrained=False, **changes)

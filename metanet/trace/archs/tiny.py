@@ -92,15 +92,23 @@ def tiny_models(kind: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _module(cls: Any, config: Any) -> Any:
-    """A model on meta; where a part of it does not know fused attention, all of it is plain."""
+    """A model on meta, with real parameters where its buffers are made from them."""
     with meta_parameters():
-        try:
-            attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
-            return cls._from_config(copy.deepcopy(config), attn_implementation=attention)
-        except ValueError as error:
-            if "attention implementation" not in str(error):
-                raise
-            return cls._from_config(config, attn_implementation="eager")
+        module = _plainly(cls, copy.deepcopy(config))
+    if any(buffer.is_meta for buffer in module.buffers()):
+        return _plainly(cls, config)
+    return module
+
+
+def _plainly(cls: Any, config: Any) -> Any:
+    """A model; where a part of it does not know fused attention, all of it is plain."""
+    try:
+        attention = "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
+        return cls._from_config(copy.deepcopy(config), attn_implementation=attention)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        return cls._from_config(config, attn_implementation="eager")
 
 
 def _config(cls: Any, level: str, kind: str) -> Any:

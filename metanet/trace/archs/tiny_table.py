@@ -18,6 +18,38 @@ _ROPE_BY_TYPE = {
     "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0,
                                            "mrope_section": [2, 1, 1]}}}
 
+_SAM_ENDS: dict[str, Any] = {
+    "prompt_encoder_config": {"hidden_size": 32, "image_size": 64, "patch_size": 8,
+                              "mask_input_channels": 12, "image_embedding_size": 8},
+    "mask_decoder_config": {"hidden_size": 32, "iou_head_hidden_dim": 24, "mlp_dim": 48,
+                            "vit_dim": 32}}
+_SAM_VISION = {"image_size": 64, "patch_size": 8, "output_channels": 32, "num_pos_feats": 16,
+               "window_size": 3, "global_attn_indexes": [1], "mlp_dim": 48}
+_SAM2_ENDS: dict[str, Any] = {
+    "prompt_encoder_config": {"hidden_size": 32, "image_size": 128, "patch_size": 16,
+                              "mask_input_channels": 12},
+    "mask_decoder_config": {"hidden_size": 32, "iou_head_hidden_dim": 24, "mlp_dim": 48}}
+_SAM3_ENDS: dict[str, Any] = {
+    **_SAM2_ENDS, "prompt_encoder_config": {
+        **_SAM2_ENDS["prompt_encoder_config"], "image_size": 64, "patch_size": 8}}
+_HIERA = {"image_size": [128, 128], "hidden_size": 16, "embed_dim_per_stage": [16, 32, 64, 128],
+          "blocks_per_stage": [1, 1, 2, 1], "num_attention_heads_per_stage": [1, 2, 4, 8],
+          "window_size_per_stage": [4, 2, 4, 2], "global_attention_blocks": [3],
+          "window_positional_embedding_background_size": [4, 4]}
+_SAM2_NECK: dict[str, Any] = {
+    "backbone_channel_list": [128, 64, 32, 16], "fpn_hidden_size": 32,
+    "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]]}
+_SAM3_VISION: dict[str, Any] = {
+    "fpn_hidden_size": 32, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    "backbone_config": {"image_size": 64, "pretrain_image_size": 32, "patch_size": 8,
+                        "window_size": 4, "global_attn_indexes": [1]}}
+_TIMM = {"model_type": "timm_wrapper", "architecture": "test_resnet",
+         "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}}
+_EDGE_VISION: dict[str, Any] = {
+    "fpn_hidden_size": 32, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    "backbone_channel_list": [192, 48, 32, 32], "backbone_config": _TIMM}
+_SAM2_VISION = {**_SAM2_NECK, "backbone_config": _HIERA}
+
 
 def _letters(number: int) -> str:
     return "".join(_LETTERS[int(digit)] for digit in str(number))
@@ -25,10 +57,12 @@ def _letters(number: int) -> str:
 
 TABLE: dict[str, dict[str, Any]] = {
     "chameleon": {
+        "image_token_id": 98,
         "vocabulary_map": {"<image>": 98, **{f"IMGIMG{_letters(i)}Z": 40 + i for i in range(32)}},
         "vq_config": {"base_channels": 32, "resolution": 32, "channel_multiplier": [1, 2],
                       "num_res_blocks": 1, "embed_dim": 16, "latent_channels": 16}},
     "emu3": {
+        "image_token_id": 98,
         "vocabulary_map": {"<image>": 98, "<|extra_200|>": 97,
                            **{f"<|visual token {i:06d}|>": 40 + i for i in range(32)}},
         "vq_config": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1,
@@ -46,6 +80,23 @@ TABLE: dict[str, dict[str, Any]] = {
         "spatial_merge_size": 2, "text_config": {"shared_expert_intermediate_size": 16}}},
     "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
     "voxtral": {"audio_config": {"intermediate_size": 128}},
+    "sam": {**_SAM_ENDS, "vision_config": _SAM_VISION},
+    "sam_hq": {**_SAM_ENDS, "vision_config": _SAM_VISION},
+    "sam_vision_model": _SAM_VISION, "sam_hq_vision_model": _SAM_VISION,
+    "sam2": {**_SAM2_ENDS, "vision_config": _SAM2_VISION},
+    "sam2_video": {**_SAM2_ENDS, "vision_config": _SAM2_VISION},
+    "sam2_vision_model": _SAM2_VISION, "sam2_hiera_det_model": _HIERA,
+    "sam3_tracker": {**_SAM3_ENDS, "vision_config": _SAM3_VISION},
+    "sam3_tracker_video": {**_SAM3_ENDS, "vision_config": _SAM3_VISION},
+    "sam3_vision_model": _SAM3_VISION,
+    "edgetam": {**_SAM_ENDS, "vision_config": _EDGE_VISION},
+    "edgetam_vision_model": _EDGE_VISION,
+    "longcat_flash": {"head_dim": 8, "qk_head_dim": 16},
+    "perception_lm": {"vision_config": {
+        "architecture": "vit_pe_core_tiny_patch16_384", "model_args": {
+            "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [64, 64],
+            "global_pool": "", "use_post_transformer_norm": False, "init_values": 0.1,
+            "ref_feat_shape": [4, 4]}}},
     "cohere_compass": {"text_config": _ROPE_BY_TYPE},
     "cohere_compass_text": _ROPE_BY_TYPE,
     "dots3_note": {"text_config": {"head_dim": 16},
