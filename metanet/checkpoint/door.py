@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metanet.checkpoint.checkpoint import Checkpoint
-from metanet.checkpoint.folder import open_file, open_folder
+from metanet.checkpoint.folder import open_file, open_folder, with_configs
 from metanet.checkpoint.hub import SCHEME, open_hub
 from metanet.checkpoint.names import printable
 from metanet.checkpoint.problems import guarded, refusal
@@ -48,7 +48,7 @@ def _open_path(src: str | os.PathLike[Any], key: str | None) -> Checkpoint:
     if not isinstance(name, str) or "\x00" in name or not name:
         raise refusal(repr(name), "it is no path", "Give a path as text")
     path = Path(name)
-    content = open_folder(path) if path.is_dir() else open_file(path)
+    content = open_folder(path) if path.is_dir() else with_configs(open_file(path), path)
     return Checkpoint(content, name, None, key)
 
 

@@ -178,3 +178,16 @@ def open_folder(folder: Path) -> Content:
     content = open_file(folder / choose(names, folder))
     told = {key: read_json(folder / name) for key, name in CONFIGS.items() if name in names}
     return replace(content, metadata={**content.metadata, **told})
+
+
+def with_configs(content: Content, path: Path) -> Content:
+    """A file of a folder as Content, with the configs beside it if its name is that of all models.
+
+    Raises:
+        CheckpointError: a config is damaged.
+    """
+    key = "adapter_config" if path.name.startswith("adapter_model.") else "config"
+    beside = path.with_name(CONFIGS[key])
+    if (key == "config" and path.name not in _USUAL) or not beside.is_file():
+        return content
+    return replace(content, metadata={**content.metadata, key: read_json(beside)})

@@ -223,9 +223,17 @@ def built(source: Any, arch: str | None, example_inputs: Any = None) -> tuple[nn
 
 
 def _load_buffers(made: Built, checkpoint: Checkpoint) -> None:
-    """Whether a buffer is constant decides on symmetry, so the file's own values count."""
+    """Whether a buffer is constant decides on symmetry, so the file's own values count.
+
+    Running statistics move like parameters, whatever their values: they are not read, and of a
+    file on the Hub nothing is downloaded for them.
+    """
+    norms = {name for name, child in made.module.named_modules()
+             if isinstance(child, nn.modules.batchnorm._NormBase)}
     for name, buffer in made.module.named_buffers():
         seen = made.storage.seen(name)
+        if name.rpartition(".")[0] in norms:
+            continue
         if seen in checkpoint and buffer.is_floating_point() and not buffer.is_meta:
             with torch.no_grad():
                 buffer.copy_(checkpoint.read(seen))

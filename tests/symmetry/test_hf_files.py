@@ -247,3 +247,41 @@ def test_configs_that_lead_nowhere(
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = resolve(tmp_path)
     assert found.space is None and message in found.note
+
+
+def timm_folder(path: Path, state: State, **config: Any) -> Path:
+    save_file({k: v.contiguous() for k, v in state.items()}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.timm
+def test_timm_by_its_config(tmp_path: Path) -> None:
+    import timm
+
+    real = timm.create_model("test_vit", num_classes=7, embed_dim=48).eval()
+    told = {"architecture": "test_vit", "num_classes": 7, "model_args": {"embed_dim": 48}}
+    found = resolve(timm_folder(tmp_path, real.state_dict(), **told))
+    assert found.space is not None, found.note
+    assert (found.route, found.arch, found.space.status) == ("timm", "timm:test_vit", "inferred")
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        before = real(images)
+        real.load_state_dict(found.space.random(0).apply(found.checkpoint.state_dict()))
+        assert (real(images) - before).abs().max() < 1e-5 * before.abs().max() + 1e-6
+    assert resolve(tmp_path, verify=True).space.status == "verified"  # type: ignore[union-attr]
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize(("config", "message"), [
+    ({"architecture": "resnt18"}, "did you mean"),
+    ({"architecture": "test_vit", "model_args": {"checkpoint_path": "/etc/passwd"}}, "neither a"),
+    ({"architecture": "test_vit", "model_args": {"pretrained": True}}, "neither a size"),
+    ({"architecture": "test_vit", "model_args": {"depth": 10**9}}, "neither a size"),
+    ({"architecture": "test_vit"}, "is expected and absent"),
+])
+def test_timm_configs_that_are_refused(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    found = resolve(timm_folder(tmp_path, {"a.weight": torch.ones(3, 3)}, **config))
+    assert found.space is None and message in found.note

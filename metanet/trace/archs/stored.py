@@ -193,10 +193,12 @@ class Binding:
         return {*self.given.values(), *(name for part in self.parts for name in part.names)}
 
     def left(self) -> list[str]:
-        """Names of the file that nothing was said about, shortest first."""
+        """Names of the file that nothing was said about, and that are short enough to match."""
+        return [name for name in self._unused() if len(name) <= _LONGEST_NAME]
+
+    def _unused(self) -> list[str]:
         used = {*self.given, *self.unread, *(name for part in self.parts for name in part.stored)}
-        return [name for name in self.header.shapes
-                if name not in used and len(name) <= _LONGEST_NAME]
+        return [name for name in self.header.shapes if name not in used]
 
     def by_names(self) -> None:
         """Equal names; then names that are equal but for a prefix or a customary last part."""
@@ -236,7 +238,7 @@ class Binding:
             if not taken.intersection(names) and self.floating.intersection(names):
                 return None
         wrong = [s for s, n in self.given.items() if self.header.shapes[s] != self.shapes[n]]
-        if self.left() or wrong:
+        if self._unused() or wrong:
             return None
         renamed = {name: stored for stored, name in self.given.items() if name != stored}
         if set(renamed.values()) & (set(self.shapes) - set(renamed)):
