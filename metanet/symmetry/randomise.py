@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metanet.symmetry.learned import codebooks
 from metanet.trace.program import Program, Ref
 
 _VARIANCE_AT = {
@@ -17,12 +18,14 @@ def fill(program: Program, rng: torch.Generator, gain: float) -> dict[str, Tenso
     """Values in float64 for every tensor of the state, by owner's name.
 
     Matrices and kernels are normal with variance gain²/fan-in, vectors normal around 0 (biases,
-    means) or 1 (scales), variances uniform in [0.5, 1.5]; other buffers keep their values.
+    means) or 1 (scales), variances and uses of codes uniform in [0.5, 1.5]; buffers that are not
+    learned keep their values.
     """
     means, variances = _statistics(program)
     real = {s.name: s.value for s in program.sources
             if s.kind != "parameter" and s.value is not None}
     by_ref = {s.name: s.ref for s in program.sources}
+    learned = codebooks(program)
     drawn: dict[str, Tensor] = {}
     for name, (shape, _) in program.tensors.items():
         owner = program.aliases.get(name, name)
@@ -30,11 +33,11 @@ def fill(program: Program, rng: torch.Generator, gain: float) -> dict[str, Tenso
             continue
         ref = by_ref.get(name)
         noise = torch.randn(shape, generator=rng, dtype=torch.float64)
-        if ref in variances:
+        if ref in variances or (ref in learned and len(shape) == 1):
             drawn[owner] = 0.5 + torch.rand(shape, generator=rng, dtype=torch.float64)
         elif ref in means:
             drawn[owner] = 0.3 * noise
-        elif name in real:
+        elif name in real and ref not in learned:
             drawn[owner] = _double(real[name])
         elif len(shape) > 1:
             drawn[owner] = gain * noise / max(noise[0].numel(), 1) ** 0.5

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from metanet.symmetry.factor import Expr, Factor, leaves, length
+from metanet.symmetry.learned import codebooks
 from metanet.symmetry.meta import Unsupported
 from metanet.symmetry.rules import Context, Refusal, Value
 from metanet.symmetry.rules.indices import INDEX_SAFE, carried
@@ -107,7 +108,7 @@ class _Tracker:
     # ------------------------------------------------------------ sources
 
     def _sources(self) -> None:
-        learned = _statistics(self.program)
+        learned = _statistics(self.program) | {ref.index for ref in codebooks(self.program)}
         owners: dict[str, Value] = {}
         for source in self.program.sources:
             owner = self.program.aliases.get(source.name, source.name)

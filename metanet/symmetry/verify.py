@@ -7,7 +7,7 @@ permutations behind zeros and ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,7 +21,9 @@ from metanet.symmetry.action import act
 from metanet.symmetry.element import GroupElement, table_shape
 from metanet.symmetry.group import Group
 from metanet.symmetry.infer import record
+from metanet.symmetry.narrow import trivial
 from metanet.symmetry.randomise import fill, inputs
+from metanet.symmetry.rerun import Rerun
 from metanet.symmetry.rules.source import CHECKS
 from metanet.symmetry.space import WeightSpace
 from metanet.trace.program import Call, Op, Program, substitute_leaves
@@ -29,6 +31,7 @@ from metanet.trace.program import Call, Op, Program, substitute_leaves
 TOLERANCE = 1e-10
 """Largest relative change of an output that counts as rounding."""
 _DETECTED = 1e-8
+_SILENT = 1e-12
 _GAINS = (1.0, 0.3, 0.1)
 
 
@@ -36,8 +39,9 @@ _GAINS = (1.0, 0.3, 0.1)
 class Controls:
     """Negative controls: each live group that occurs in several tensors is moved in one alone.
 
-    ``total`` such groups, ``detected`` those whose move changed an output; ``dead`` groups that
-    no output depends on and ``single`` groups in one tensor only are counted and not tried.
+    ``total`` such groups, ``detected`` those whose move changed an output; ``dead`` groups, which
+    no output depends on, silent ones included, and ``single`` groups in one tensor only are
+    counted and not tried.
     """
 
     total: int
@@ -48,7 +52,13 @@ class Controls:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was tried and what came out; ``ok`` needs every part of it."""
+    """What was tried and what came out; ``ok`` needs every part of it.
+
+    ``silent`` lists groups of which no move shows because no output depends on them (queries and
+    keys of attention to values that are all alike): all their weights were replaced by others, on
+    three draws, and nothing changed. They count as dead, except where inputs of larger sizes
+    might wake them (a softmax over one entry): then they count as undetected.
+    """
 
     ok: bool
     max_error: float
@@ -58,6 +68,7 @@ class Verification:
     undetected: tuple[str, ...] = ()
     empty: bool = False
     notes: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     def report(self) -> str:
         """A few lines for people."""
@@ -71,6 +82,8 @@ class Verification:
         ]
         if self.undetected:
             lines.append(f"  undetected: {', '.join(self.undetected)}")
+        if self.silent:
+            lines.append(f"  nothing depends on: {', '.join(self.silent)}")
         if self.empty:
             lines.append("  the space has no live group although the network has hidden layers: "
                          "nothing was proved")
@@ -78,7 +91,8 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"undetected": list(self.undetected), "notes": list(self.notes)}
+        return asdict(self) | {"undetected": list(self.undetected), "notes": list(self.notes),
+                               "silent": list(self.silent)}
 
 
 def verify(
@@ -115,17 +129,22 @@ def verify_program(
     live = [group for group in space.groups if not group.dead]
     several = [group for group in live if len(group.tensors) > 1]
     missed = [group for group in several if not trial.control(group, error)]
+    silent = [group for group in missed if trial.silent(group, seed)]
     for retry, gain in enumerate((_GAINS[1], _GAINS[0])):  # a saturated softmax hides its inputs
         if missed:
             trial.draw(seed + 1000 + retry, gain)
             missed = [group for group in missed if not trial.control(group, error)]
-    undetected = tuple(group.label for group in missed)
-    empty = not live and sum(len(spec.shape) > 1 for spec in space.tensors.values()) > 1
-    controls = Controls(len(several), len(several) - len(undetected),
-                        len(space.groups) - len(live), len(live) - len(several))
+            silent = [group for group in silent if trial.silent(group, seed + retry)]
+    unread = () if trivial(program) else tuple(group.label for group in silent)
+    undetected = tuple(group.label for group in missed if group.label not in unread)
+    total = len(several) - len(unread)
+    heard = len(live) > len(unread)
+    empty = not heard and sum(len(spec.shape) > 1 for spec in space.tensors.values()) > 1
+    controls = Controls(total, total - len(undetected),
+                        len(space.groups) - len(live) + len(unread), len(live) - len(several))
     ok = error <= TOLERANCE and not undetected and not empty
     return Verification(ok, error, max(samples, 1), "float64", controls, undetected, empty,
-                        tuple(dict.fromkeys(notes)))
+                        tuple(dict.fromkeys(notes)), unread)
 
 
 def check_names(program: Program, space: WeightSpace) -> None:
@@ -170,6 +189,9 @@ class Trial:
         self.state: dict[str, Tensor] = {}
         self.given: dict[str, Tensor] = {}
         self.output: list[Tensor] = []
+        self.rerun = Rerun(program)
+        self.owners = {program.aliases.get(n, n): space.owner(n)
+                       for n in (*space.tensors, *space.aliases)}
 
     def invariance(
         self, seed: int, element: GroupElement | None = None
@@ -191,12 +213,7 @@ class Trial:
 
     def control(self, group: Group, noise: float) -> bool:
         """Whether moving a group in one tensor alone changes an output, for some tensor."""
-        shape = table_shape(self.space, group)
-        table = np.broadcast_to(np.roll(np.arange(group.size), 1), shape).copy()
-        values = {}
-        if group.kind in ("signed", "positive"):
-            values[group.label] = np.full(shape, -1.0 if group.kind == "signed" else 2.0)
-        element = GroupElement(self.space, {group.label: table}, values)
+        element = self._cycle(group)
         least = max(_DETECTED, 1e3 * noise if np.isfinite(noise) else 0.0)
         for name in group.tensors:
             moved = dict(self.state)
@@ -205,31 +222,53 @@ class Trial:
                 return True
         return False
 
+    def silent(self, group: Group, seed: int) -> bool:
+        """Whether other values at all places of a group change nothing but rounding."""
+        other = fill(self.program, torch.Generator().manual_seed(seed + 7919), _GAINS[1])
+        drawn = {owner: other[name] for name, owner in self.owners.items()}
+        element = GroupElement(self.space, self._cycle(group).tables)
+        state, count = dict(self.state), 0
+        for name in group.tensors:
+            places = torch.arange(state[name].numel()).reshape(state[name].shape)
+            moved = act(element, name, places) != places
+            count += int(moved.sum())
+            state[name] = torch.where(moved, drawn[name], state[name])
+        return count > 0 and self.error(state) <= _SILENT
+
+    def _cycle(self, group: Group) -> GroupElement:
+        """One step of every index of a group."""
+        shape = table_shape(self.space, group)
+        table = np.broadcast_to(np.roll(np.arange(group.size), 1), shape).copy()
+        values = {}
+        if group.kind in ("signed", "positive"):
+            values[group.label] = np.full(shape, -1.0 if group.kind == "signed" else 2.0)
+        return GroupElement(self.space, {group.label: table}, values)
+
     def draw(self, seed: int, gain: float) -> None:
         """Take new weights and inputs."""
         rng = torch.Generator().manual_seed(seed)
         drawn = fill(self.program, rng, gain)
-        owners = {self.program.aliases.get(n, n): self.space.owner(n)
-                  for n in (*self.space.tensors, *self.space.aliases)}
-        self.state = {space: drawn[name] for name, space in owners.items()}
+        self.state = {space: drawn[name] for name, space in self.owners.items()}
         self.given = inputs(self.program, rng)
-        self.output = self._run(self.state)
+        with torch.no_grad(), _lifting():
+            self.output = _tensors(self.rerun.run(self.values(self.state), lifted))
 
     def _moved(self, element: GroupElement) -> dict[str, Tensor]:
         return {name: act(element, name, tensor) for name, tensor in self.state.items()}
 
     def _run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        found = run_doubled(self.program, self.values(state))
-        return [value for value in found if isinstance(value, Tensor)]
+        moved = frozenset(name for name in self.program.tensors
+                          if state[self._owner(name)] is not self.state[self._owner(name)])
+        with torch.no_grad(), _lifting():
+            return _tensors(self.rerun.again(self.values(state), moved, lifted))
 
     def values(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values of all sources of the program, for weights by the names of the space."""
-        values = dict(self.given)
-        owners = {self.program.aliases.get(n, n): self.space.owner(n)
-                  for n in (*self.space.tensors, *self.space.aliases)}
-        for name in self.program.tensors:
-            values[name] = state[owners[self.program.aliases.get(name, name)]]
-        return values
+        return dict(self.given) | {name: state[self._owner(name)]
+                                   for name in self.program.tensors}
+
+    def _owner(self, name: str) -> str:
+        return self.owners[self.program.aliases.get(name, name)]
 
     def error(self, state: Mapping[str, Tensor]) -> float:
         """Largest relative change of an output when these are the weights."""
@@ -255,9 +294,19 @@ def run_doubled(program: Program, values: Mapping[str, Tensor]) -> list[Any]:
 
 def run_lifted(program: Program, values: Mapping[str, Tensor], call: Call) -> list[Any]:
     """Outputs of a program whose operations ``call`` runs, with the same noise each time."""
+    with _lifting():
+        return program.run(values, call)
+
+
+@contextmanager
+def _lifting() -> Iterator[None]:
     with _double_by_default(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return program.run(values, call)
+        yield
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def widened(value: Tensor) -> Tensor:
