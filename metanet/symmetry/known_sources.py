@@ -155,7 +155,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
         module: nn.Module = get_model(name, weights=None)
     if any(buffer.is_meta for buffer in module.buffers()):
         module = get_model(name, weights=None)
-    sides = (224, 224) if name.startswith(("vit", "alex", "vgg")) else (64, 96)
+    sides = (224, 224) if name.startswith("vit") else (64, 96)
     return module.eval(), (batch_of(3, *sides),)
 
 
