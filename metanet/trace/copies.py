@@ -21,7 +21,7 @@ def with_values(module: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         value = torch.randn(parameter.shape, generator=rng)
-        scale = max(value[0].numel() if value.ndim else 1, 1) ** -0.5
+        scale = max(value[0].numel() if value.ndim and len(value) else 1, 1) ** -0.5
         value = (value * scale).to(parameter.dtype)
         memo[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
     for name, buffer in module.named_buffers():

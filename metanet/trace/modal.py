@@ -44,6 +44,7 @@ def named_inputs(module: nn.Module, config: Any, dtype: torch.dtype) -> Iterator
         lambda: _images(config, order, dtype),
         lambda: _words(config, order),
         lambda: _states(config, order, dtype),
+        lambda: _attending(config, order, dtype),
     ]
     for make in makers:
         yield from make()
@@ -159,3 +160,11 @@ def _states(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named
     for name in ("inputs_embeds", "hidden_states", "past_values", "inputs"):
         if name in order:
             yield {name: normal(2, 5, wide, dtype=dtype)}
+
+
+def _attending(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named]:
+    """Words of a decoder, and the states of the encoder that it looks at."""
+    wide = number(config, "cross_attention_hidden_size", "hidden_size", "d_model")
+    if "input_ids" in order and "encoder_hidden_states" in order and wide is not None:
+        yield {"input_ids": ids(vocab(config), 2, 5),
+               "encoder_hidden_states": normal(2, 6, wide, dtype=dtype)}

@@ -21,6 +21,7 @@ from metanet.trace.fields import (
     pixels,
     plain_ids,
     sizes,
+    vision,
 )
 
 Recipe = Callable[[Any, torch.dtype], Named]
@@ -28,13 +29,14 @@ Recipe = Callable[[Any, torch.dtype], Named]
 
 def recipe(config: Any, order: Collection[str], dtype: torch.dtype) -> Iterator[Named]:
     """What the table says about this type, then about these names of arguments."""
-    make = _BY_TYPE.get(getattr(config, "model_type", ""))
-    if make is not None:
-        found = make(config, dtype)
+    makers = [_BY_TYPE.get(getattr(config, "model_type", ""))]
+    makers += [make for names, make in _BY_NAMES if all(name in order for name in names)]
+    for make in filter(None, makers):
+        try:
+            found = make(config, dtype)
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            continue  # a config of this type that says less than transformers' default
         yield {k: v for k, v in found.items() if k in order}
-    for names, by_names in _BY_NAMES:
-        if all(name in order for name in names):
-            yield {k: v for k, v in by_names(config, dtype).items() if k in order}
 
 
 def _series(config: Any, dtype: torch.dtype) -> Named:
@@ -105,6 +107,87 @@ def _conditioned(config: Any, dtype: torch.dtype) -> Named:
             "encoder_hidden_states": normal(2, 6, wide, dtype=dtype)}
 
 
+def _in_the_text(config: Any, dtype: torch.dtype) -> Named:
+    """Text whose first tokens are replaced by what is made of the image."""
+    places = config.latent_query_num
+    row = plain_ids(config, 1, places + 4)
+    marks = (torch.arange(places + 4) < places)[None].long()
+    wide, side = channels(config) * patch(config) ** 2, torch.arange(1, 3)
+    at = torch.cartesian_prod(side, side).to(dtype)[None]
+    flat = torch.cat([at, normal(1, 4, wide, dtype=dtype)], -1)
+    return {"pixel_values": pixels(config, sizes(config)[0], dtype, batch=1), "input_ids": row,
+            "flattened_patches": flat, "image_embeds_position_mask": marks,
+            "attention_mask": torch.ones_like(row)}
+
+
+def _beside_text(config: Any, dtype: torch.dtype) -> Named:
+    image = pixels(config, sizes(config)[0], dtype)[:, None]
+    return {"input_ids": plain_ids(config, 2, 6), "attention_mask": ones(2, 6),
+            "pixel_values": image, "image_attention_mask": ones(2, 6, 1)}
+
+
+def _crossed(config: Any, dtype: torch.dtype) -> Named:
+    """An image in as many tiles as fit, looked at by the layers of the text."""
+    seen = vision(config)
+    tiles = seen.max_num_tiles
+    image = normal(1, 1, tiles, seen.num_channels, *sizes(config)[0], dtype=dtype)
+    row = plain_ids(config, 1, 6)
+    return {"input_ids": row, "pixel_values": image, "attention_mask": torch.ones_like(row),
+            "aspect_ratio_ids": torch.tensor([[len(seen.supported_aspect_ratios)]]),
+            "aspect_ratio_mask": ones(1, 1, tiles), "cross_attention_mask": ones(1, 6, 1, tiles)}
+
+
+def _painted(config: Any, dtype: torch.dtype) -> Named:
+    high, broad = config.image_size
+    half = (high // 2, broad)
+    return {"pixel_values": normal(2, 3, *half, dtype=dtype),
+            "prompt_pixel_values": normal(2, 3, *half, dtype=dtype) * 0.5,
+            "prompt_masks": normal(2, 3, *half, dtype=dtype) * 2}
+
+
+def _robot(config: Any, dtype: torch.dtype) -> Named:
+    inner = config.vlm_config
+    image = pixels(inner, sizes(inner)[0], dtype, batch=1)
+    places = (image.shape[-1] // patch(inner)) ** 2
+    token = field(inner, "image_token_id", "image_token_index")
+    row = torch.cat([torch.full((1, places), token), plain_ids(inner, 1, 4)], 1)
+    return {"state": normal(1, config.max_state_dim, dtype=dtype),
+            "noise": normal(1, config.chunk_size, config.max_action_dim, dtype=dtype),
+            "timestep": torch.full((1,), 0.5, dtype=dtype), "input_ids": row,
+            "pixel_values": image[:, None], "pixel_attention_mask": ones(1, 1).bool(),
+            "attention_mask": torch.ones_like(row)}
+
+
+def _draft(config: Any, dtype: torch.dtype) -> Named:
+    wide = config.hidden_size
+    return {"noise_embeds": normal(2, config.block_size, wide, dtype=dtype),
+            "context_hidden_states": normal(2, 5, wide * len(config.target_layer_ids),
+                                            dtype=dtype)}
+
+
+def _classes(config: Any, dtype: torch.dtype) -> Named:
+    """Three classes to be found in two images, each named by tokens."""
+    names, task = plain_ids(config, 6, 5), plain_ids(config, 2, 5)
+    size = sizes(config)[0]
+    return {"pixel_values": pixels(config, size, dtype), "classes_input_ids": names,
+            "classes_attention_mask": torch.ones_like(names), "tasks_input_ids": task,
+            "tasks_attention_mask": torch.ones_like(task),
+            "classes_structure": torch.tensor([3, 3])}
+
+
+def _film_and_question(config: Any, dtype: torch.dtype) -> Named:
+    """A film of which each frame becomes as many tokens as there are queries."""
+    frames, places = 4, config.num_query_tokens
+    token = field(config, "video_token_index", "video_token_id", "image_token_index")
+    row = torch.cat([plain_ids(config, 1, 3), torch.full((1, frames * places), token),
+                     plain_ids(config, 1, 3)], 1)
+    film = normal(1, frames, 3, *sizes(config)[0], dtype=dtype)
+    asked = plain_ids(config, 1, 5)
+    return {"pixel_values": film, "input_ids": row, "attention_mask": torch.ones_like(row),
+            "qformer_input_ids": asked, "qformer_attention_mask": torch.ones_like(asked),
+            "decoder_input_ids": plain_ids(config, 1, 5)}
+
+
 def _prompts(config: Any, dtype: torch.dtype) -> Named:
     """An image and one object in it, told by two points."""
     size = sizes(config)[0]
@@ -124,5 +207,8 @@ _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
 )
 _BY_TYPE: dict[str, Recipe] = {
     "patchtsmixer": _patched_series, "patchtst": _patched_series,
+    "kosmos-2": _in_the_text, "kosmos-2.5": _in_the_text, "idefics": _beside_text,
+    "mllama": _crossed, "seggpt": _painted, "pi0": _robot, "muse_glimmer_assistant": _draft,
+    "omdet-turbo": _classes, "instructblipvideo": _film_and_question,
     "pix2struct": _flat_patches, "musicgen_melody_decoder": _conditioned,
 }

@@ -61,7 +61,8 @@ _NESTED: dict[str, Any] = {
     "projector_patch_to_query_dict": {16: 5},
 }
 """Fields whose form, or whose lack of a default, names do not tell."""
-_PLACES = ("image_token_id", "video_token_id", "audio_token_id")
+_PLACES = ("image_token_id", "video_token_id", "audio_token_id", "image_token_index",
+           "video_token_index")
 _AT_LAYERS = re.compile(
     r"deepstack_visual_indexes|fullatt_block_indexes|global_attn_indexes|window_block_indices"
     r"|full_attn_idxs|local_layer_ids|attn_layer_indices")
@@ -263,7 +264,7 @@ def _listed(name: str, value: Any) -> Any:
         return [_tiny("hidden_dim", v) for v in value]
     wide = name == "stage_in_channels" or (
         _WIDTH.fullmatch(name) and not _NOT_WIDTH.fullmatch(name))
-    if wide and max(value) >= 32 and all(v % 4 == 0 and v >= 32 or v in (1, 3) for v in value):
+    if wide and max(value) >= 32 and all((v % 4 == 0 and v >= 32) or v in (1, 3) for v in value):
         return [v // 4 if v >= 32 else v for v in value]
     return None
 

@@ -43,6 +43,18 @@ _SAM3_VISION: dict[str, Any] = {
     "fpn_hidden_size": 32, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
     "backbone_config": {"image_size": 64, "pretrain_image_size": 32, "patch_size": 8,
                         "window_size": 4, "global_attn_indexes": [1]}}
+_CODEC = {"num_filters": 4, "depths": [1, 1, 1], "downsampling_ratios": [2, 4]}
+_CLVP = {"hidden_size": 128, "num_attention_heads": 4, "projection_dim": 32}
+_SERIES = {"prediction_length": 6, "context_length": 8, "label_length": 4,
+           "lags_sequence": [1, 2, 3], "num_time_features": 2}
+_QWEN4 = {"ngram_vocab_size_base": 50, "split_ngram_parts": 1, "indexer_n_heads": 2,
+          "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4,
+          "indexer_compress_ratio": 2, "ple_embed_dim": 32, "hc_lowrank": 12,
+          "make_ngram_vocab_size_divisible_by": 8}
+_WARP = {"resnet_head": [[3, 8], [8, 8]],
+         "resnet_configs": [[[8, 8, 1, False]], [[8, 16, 1, True]], [[16, 32, 1, True]]],
+         "stage_configs": [[[32, 1]], [[32, 2]], [[32, 3]], [[32, 3], [32, 2]],
+                           [[32, 4], [32, 2]], [[32, 5], [32, 3]]]}
 _TIMM = {"model_type": "timm_wrapper", "architecture": "test_resnet",
          "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}}
 _EDGE_VISION: dict[str, Any] = {
@@ -97,6 +109,40 @@ TABLE: dict[str, dict[str, Any]] = {
             "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [64, 64],
             "global_pool": "", "use_post_transformer_norm": False, "init_values": 0.1,
             "ref_feat_shape": [4, 4]}}},
+    "vibevoice": {"audio_config": _CODEC, "semantic_model_config": _CODEC,
+                  "diffusion_head_config": {"frequency_embedding_size": 16, "latent_size": 32}},
+    "vibevoice_asr": {"acoustic_tokenizer_encoder_config": _CODEC,
+                      "semantic_tokenizer_encoder_config": _CODEC,
+                      "acoustic_tokenizer_chunk_size": 4000},
+    "vibevoice_acoustic_tokenizer": _CODEC, "vibevoice_acoustic_tokenizer_encoder": _CODEC,
+    "vibevoice_acoustic_tokenizer_decoder": _CODEC,
+    "blt": {"encoder_hash_byte_group_vocab": 50, "encoder_hash_byte_group_size": [3, 4]},
+    "seggpt": {"image_size": [64, 32], "pretrain_image_size": 32, "mlp_dim": 48,
+               "intermediate_hidden_state_indices": [0, 1], "merge_index": 0},
+    "mllama": {"text_config": {"cross_attention_layers": [1]}, "vision_config": {
+        "intermediate_layers_indices": [0, 1], "num_global_layers": 1, "vision_output_dim": 96,
+        "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1], [2, 2]]}},
+    "muse_glimmer_assistant": {"target_layer_ids": [0, 1], "block_size": 4},
+    "qwen4_exp": {"text_config": _QWEN4}, "qwen4_exp_text": _QWEN4,
+    "rf_detr": {"group_detr": 1},
+    "gemma3n": {
+        "vision_config": {"architecture": "test_resnet", "hidden_size": 96, "vocab_offset": 80,
+                          "vocab_size": 8},
+        "audio_config": {"vocab_offset": 90, "vocab_size": 9}, "image_token_id": 84,
+        "audio_token_id": 93, "vision_soft_tokens_per_image": 4,
+        "audio_soft_tokens_per_image": 12},
+    "autoformer": _SERIES, "informer": _SERIES, "time_series_transformer": _SERIES,
+    "omdet-turbo": {"text_projection_in_dim": 32, "text_projection_out_dim": 32,
+                    "class_embed_dim": 32, "vision_features_channels": [32, 32, 32]},
+    "clvp": {"text_config": _CLVP, "speech_config": _CLVP},
+    "clap": {"audio_config": {"spec_size": 64, "num_mel_bins": 16, "window_size": 2,
+                              "patch_size": 4, "patch_stride": [4, 4]}},
+    "gemma3n_vision": {"architecture": "test_resnet", "hidden_size": 96},
+    "glmasr": {"audio_config": {"intermediate_size": 128}},
+    "video_llava": {"vision_config": {"num_hidden_layers": 3}},
+    "uvdoc": {"backbone_config": {**_WARP, "out_indices": [1, 2, 3, 4, 5, 6]},
+              "bridge_connector": [32, 32], "out_point_positions2D": [[32, 16], [16, 2]]},
+    "uvdoc_backbone": _WARP,
     "cohere_compass": {"text_config": _ROPE_BY_TYPE},
     "cohere_compass_text": _ROPE_BY_TYPE,
     "dots3_note": {"text_config": {"head_dim": 16},
