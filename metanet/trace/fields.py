@@ -87,7 +87,7 @@ def sizes(config: Any) -> list[tuple[int, int]]:
     """Heights and widths of images to try."""
     seen = vision(config)
     found_in = (field(c, "image_size", "img_size") for c in (*nested(seen), config))
-    side = next((s for s in found_in if s), None)
+    side: Any = next((s for s in found_in if s), None)
     if isinstance(side, dict):
         side = (side.get("height"), side.get("width"))
     if isinstance(side, (tuple, list)) and len(side) >= 2:
