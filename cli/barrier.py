@@ -39,6 +39,9 @@ def barrier(
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.progress("matching and scoring"):
         first = resolved(a, arch, spec)
+        if first.code is None and first.arch is not None:
+            raise typer.BadParameter(f"models are run here, and {first.note}: if that is so, add "
+                                     f"--arch {first.arch}")
         scored = contents(data, normalize)
         found = measure(first.checkpoint, first.alike(b), scored, contents(calib, normalize),
                         points=points, space=first.space, arch=first.code, method=method,

@@ -35,7 +35,7 @@ def infer(
 
     Args:
         source: a live module; or a checkpoint (path, state dict, ``Checkpoint``) with ``arch``, or
-            with a config of transformers or timm beside it.
+            one that tells what it is (see ``resolve``).
         example_inputs: what the module's forward takes: a tensor, a tuple, a mapping of keyword
             arguments or a pair (tuple, mapping); sizes of at least 2, pairwise distinct. Made up
             when None.
@@ -57,8 +57,12 @@ def infer(
     if isinstance(source, nn.Module):
         program = record(source, example_inputs)
     else:
-        from metanet.symmetry.resolve import Opened
+        from metanet.symmetry.resolve import Opened, recognised_space
 
+        if arch is None and example_inputs is None and not (verify or strict or kinds):
+            known = recognised_space(source)
+            if known is not None:
+                return known
         opened = Opened.of(source, arch, example_inputs)
         program = opened.program
     space = infer_program(program)

@@ -197,17 +197,24 @@ class Opened:
         return with_unread(fitted, self.checkpoint, self.made.storage.unread)
 
 
+def recognised_space(source: Any) -> WeightSpace | None:
+    """The space of a file that tells it without any code to trace; None where it does not."""
+    found = recognise(open_checkpoint(source))
+    return found.space if found.code is None else None
+
+
 def _made(file: Checkpoint, arch: str | None) -> Built:
     if arch is not None:
         return build(arch, file)
     found = recognise(file)
-    if found.code is None:
+    code = found.code or found.arch
+    if code is None:
         raise SymmetryError(
             f"{printable(file.source.uri)} holds weights and not the code that uses them, and "
             f"nothing is guessed ({found.note}): name the architecture, e.g. "
             "arch='resnet20-cifar' or 'mlp'; metanet.trace.archs.names() lists them."
         )
-    return build(found.code, file)
+    return build(code, file)
 
 
 def built(source: Any, arch: str | None, example_inputs: Any = None) -> tuple[nn.Module, Any]:

@@ -164,6 +164,13 @@ def _spaced(order: Sequence[Layer]) -> bool:
                for a, b in pairwise(order))
 
 
+def _warning(space: WeightSpace) -> str:
+    """Where a sum of two layers would fit, say so."""
+    sizes = [group.size for group in space.groups]
+    equal = len({*sizes}) < len(sizes)
+    return "; where widths are equal, nothing may be added around a layer" if equal else ""
+
+
 def found_by(checkpoint: Checkpoint) -> tuple[str, str, WeightSpace] | str:
     """(route, note, space) of a network of layers in a row, or why it is none."""
     refusals: list[str] = []
@@ -173,7 +180,8 @@ def found_by(checkpoint: Checkpoint) -> tuple[str, str, WeightSpace] | str:
         ("pattern", "numbered series of layers, each looked at alone", series),
     ):
         try:
-            return route, f"{what}, {_ASSUMED}", make(checkpoint)
+            space = make(checkpoint)
+            return route, f"{what}, {_ASSUMED}{_warning(space)}", space
         except Refused as refusal:
             refusals.append(str(refusal))
     return "; ".join(dict.fromkeys(refusals))

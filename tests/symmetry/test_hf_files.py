@@ -181,6 +181,17 @@ def test_verified_only_by_a_forward_pass(tmp_path: Path) -> None:
     assert infer(tmp_path) == resolve(tmp_path).space == found.space
 
 
+def test_shards(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    module = save(whole, "MixtralForCausalLM", MOE)
+    module.save_pretrained(parts, max_shard_size="20KB")
+    assert len(list(parts.glob("*.safetensors"))) > 2
+    a, b = resolve(whole), resolve(parts)
+    assert b.space == a.space and b.space is not None and len(b.storage.parts) == 4
+    moved, other = (r.restore(b.space.random(1).apply(r.checkpoint.state_dict())) for r in (a, b))
+    assert moved.keys() == other.keys() and all(torch.equal(moved[k], other[k]) for k in moved)
+
+
 def test_ties_that_the_file_stores_twice(tmp_path: Path) -> None:
     save(tmp_path, "GPT2LMHeadModel", GPT2)
     rewrite(tmp_path, lambda s: s | {"lm_head.weight": s["transformer.wte.weight"].clone()})

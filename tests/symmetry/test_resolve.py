@@ -44,8 +44,11 @@ def test_by_architecture(state) -> None:
 def test_infer_takes_a_checkpoint(state) -> None:
     assert infer(state, arch="mlp") == WeightSpace.parse(SPEC, shapes=state)
     assert infer(metanet.open(state), arch="mlp", verify=True).status == "verified"
-    with pytest.raises(SymmetryError, match="name the architecture"):
-        infer(state)
+    assert infer(state) == infer(state, arch="mlp")  # a numbered series of layers
+    odd = {"a.weight": torch.zeros(4, 4), "b.weight": torch.zeros(4, 4)}
+    for source, more in ((state, {"verify": True}), (state, {"kinds": ["signed"]}), (odd, {})):
+        with pytest.raises(SymmetryError, match="name the architecture"):
+            infer(source, **more)
 
 
 def test_nothing_is_guessed(state) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import models
@@ -163,6 +165,21 @@ def test_what_stands_between_two_containers_stays_fixed() -> None:
     assert found.space is not None and found.route == "chain"
     assert signatures(found.space) == models.s(7, 9)
     assert "others may read it" in found.space.explain("d.a.weight", 1)
+
+
+def test_equal_widths_are_warned_of() -> None:
+    for width, warned in ((8, True), (9, False)):
+        shapes = dense(("fc1", 5, 8), ("fc2", 8, width), ("fc3", width, 2))
+        note = resolve({k: torch.zeros(shape) for k, shape in shapes.items()}).note
+        assert ("nothing may be added" in note) == warned
+
+
+def test_no_library_is_imported_for_it() -> None:
+    code = ("import sys, torch, metanet\n"
+            "s = {'0.weight': torch.zeros(4, 3), '2.weight': torch.zeros(2, 4)}\n"
+            "assert metanet.symmetry.resolve(s).route == 'pattern'\n"
+            "assert not {'transformers', 'timm', 'torchvision'} & {*sys.modules}")
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_tied_tensors_are_no_row() -> None:
