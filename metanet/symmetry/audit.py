@@ -98,8 +98,10 @@ def _probes(found: Tracked) -> Iterator[_Probe]:
         if leaf.size < 2:
             continue
         if is_fixed(leaf):
-            if (leaf.cause or "").startswith("constant buffer"):
-                continue  # equal entries in the module at hand: the values decide, not the rules
+            if (leaf.cause or "").startswith(("constant buffer", "Python reads")):
+                # Equal entries in the module at hand: the values decide, not the rules. And what
+                # was recorded is the network only where Python reads the same values again.
+                continue
             cause = leaf.cause or "a sum"
             yield _Probe(frozenset({leaf}), leaf.size, None, tuple(names), cause)
             together = frozenset(f for f in same.get(leaf, {leaf}) if f in where)

@@ -30,8 +30,8 @@ def _is_trivial(op: Op, shapes: dict[int, Shape | None]) -> bool:
         return shape[-2] == 1
     numbers = [a for a in op.args[1:] if type(a) is int]
     if op.family in _SOFTMAX:
-        return shape[op.kwargs.get("dim", numbers[0] if numbers else -1)] == 1
+        return bool(shape[op.kwargs.get("dim", numbers[0] if numbers else -1)] == 1)
     if op.family == "aten.topk":
         dim = op.kwargs.get("dim", numbers[1] if len(numbers) > 1 else -1)
-        return bool(numbers) and numbers[0] >= shape[dim]
+        return bool(numbers and numbers[0] >= shape[dim])
     return False

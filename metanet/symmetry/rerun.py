@@ -71,8 +71,7 @@ def functional(program: Program) -> Program | None:
     for op in program.ops:
         if _random(op):
             return None
-        args, kwargs = substitute((op.args, dict(op.kwargs)),
-                                  lambda ref: Ref(names.get(ref.index, ref.index)))
+        args, kwargs = _renamed(op, names)
         ops.append(replace(op, args=args, kwargs=kwargs))
         if not op.mutates:
             continue
@@ -83,6 +82,10 @@ def functional(program: Program) -> Program | None:
         names[first.index] = op.out.index
     outputs = tuple((name, Ref(names.get(ref.index, ref.index))) for name, ref in program.outputs)
     return replace(program, ops=tuple(ops), outputs=outputs)
+
+
+def _renamed(op: Op, names: Mapping[int, int]) -> Any:
+    return substitute((op.args, dict(op.kwargs)), lambda ref: Ref(names.get(ref.index, ref.index)))
 
 
 def _random(op: Op) -> bool:

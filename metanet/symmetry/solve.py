@@ -53,6 +53,8 @@ class Solver:
 
     def free(self, size: int, bases: Sequence[Factor] = (), kind: str = "S") -> Expr:
         """A new digit that may move, perhaps differently for each index of ``bases``."""
+        if not size:
+            return self.fixed(0, "nothing is in it")
         return () if size == 1 else (self._new(size, bases=set(bases), kind=kind),)
 
     def fixed(self, size: int, cause: str) -> Expr:

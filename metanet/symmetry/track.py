@@ -152,11 +152,17 @@ class _Tracker:
             for i, n in enumerate(source.shape)), content=content, dtype=source.dtype)
 
     def _missing(self) -> None:
-        """Tensors that the program never mentions: nothing depends on them."""
+        """Tensors that the program never mentions: nothing depends on them.
+
+        Where Python reads values, they may be reached with other inputs: nothing is known of them.
+        """
+        chosen = any(op.name == VALUE_READ for op in self.program.ops)
         for name, (shape, _) in self.program.tensors.items():
             owner = self.program.aliases.get(name, name)
             if owner not in self.found.axes:
-                axes = tuple(self.solver.free(n) for n in shape)
+                why = "not reached on the path that was recorded, which depends on values"
+                axes = tuple(self.solver.fixed(n, why) if chosen else self.solver.free(n)
+                             for n in shape)
                 self.found.axes[owner] = axes
                 self.found.values.append(axes)
 

@@ -32,6 +32,8 @@ TOLERANCE = 1e-10
 """Largest relative change of an output that counts as rounding."""
 _DETECTED = 1e-8
 _SILENT = 1e-12
+_STEPS = (0.1, 1e-2, 1e-3, 1e-5)
+_FAILURES = (RuntimeError, IndexError, ValueError)
 _GAINS = (1.0, 0.3, 0.1)
 
 
@@ -250,8 +252,38 @@ class Trial:
         drawn = fill(self.program, rng, gain)
         self.state = {space: drawn[name] for name, space in self.owners.items()}
         self.given = inputs(self.program, rng)
+        try:
+            self._first()
+        except _FAILURES:
+            if not self.program.recorded:
+                raise
+            self._draw_near(rng)
+
+    def _first(self) -> None:
         with torch.no_grad(), _lifting():
             self.output = _tensors(self.rerun.run(self.values(self.state), lifted))
+
+    def _draw_near(self, rng: torch.Generator) -> None:
+        """Weights near those of the recording, where sizes that depend on values are the same.
+
+        Never those of the recording themselves, whose zeros and ones would hide wrong claims.
+        """
+        self.given = {s.name: widened(s.value) for s in self.program.sources
+                      if s.value is not None and s.name not in self.program.tensors}
+        recorded = {space: widened(self.program.recorded[name])
+                    for name, space in self.owners.items()}
+        noise = {name: torch.randn(t.shape, generator=rng, dtype=torch.float64)
+                 for name, t in recorded.items()}
+        for step in _STEPS:
+            self.state = {name: t * (1 + step * noise[name]) + 0.1 * step * noise[name]
+                          for name, t in recorded.items()}
+            try:
+                self._first()
+            except _FAILURES:
+                if step == _STEPS[-1]:
+                    raise
+            else:
+                return
 
     def _moved(self, element: GroupElement) -> dict[str, Tensor]:
         return {name: act(element, name, tensor) for name, tensor in self.state.items()}
@@ -271,9 +303,18 @@ class Trial:
         return self.owners[self.program.aliases.get(name, name)]
 
     def error(self, state: Mapping[str, Tensor]) -> float:
-        """Largest relative change of an output when these are the weights."""
-        return max((relative_change(a, b) for a, b in
-                    zip(self.output, self._run(state), strict=True)), default=0.0)
+        """Largest relative change of an output when these are the weights.
+
+        Infinite where what was recorded cannot be run with them: sizes depend on values.
+        """
+        try:
+            found = self._run(state)
+        except _FAILURES:
+            if not self.program.recorded:
+                raise
+            return float("inf")
+        return max((relative_change(a, b) for a, b in zip(self.output, found, strict=True)),
+                   default=0.0)
 
     def _unstable(self, error: float, seed: int) -> bool:
         if not np.isfinite(error):
@@ -322,6 +363,8 @@ def relative_change(a: Tensor, b: Tensor) -> float:
 
     Integers and booleans change by 1 or not at all.
     """
+    if a.shape != b.shape:
+        return float("inf")
     if not (a.is_floating_point() or a.is_complex()):
         return float(not torch.equal(a, b))
     if a.numel() == 0:

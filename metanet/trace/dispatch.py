@@ -169,7 +169,7 @@ class _Recorder(ProxyTorchDispatchMode):
         aliases = {a: o for a, o in alias_owners(self.module).items() if a in tensors}
         outputs = tuple((f"output {i}", ref) for i, ref in enumerate(refs))
         return Program(tuple(self.sources), tuple(self.ops), outputs, tensors, aliases,
-                       "dispatch")
+                       "dispatch", {name: self.state[name].detach() for name in tensors})
 
 
 class _Reads(TorchFunctionMode):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from metanet.checkpoint.names import natural_key
@@ -50,7 +50,8 @@ def export_program(module: nn.Module, example_inputs: Any) -> Program:
             ) from error
     try:
         return _Recorder(module, exported, (args, kwargs)).program()
-    except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
+    except (torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode,
+            DataDependentOutputException) as error:
         raise TraceError(
             f"{type(module).__name__} makes tensors whose sizes depend on values "
             f"({_first_line(error)}); such an operation has no fixed axes to reason about"

@@ -91,6 +91,7 @@ class Program:
 
     ``tensors`` lists name → (shape, dtype) of every floating tensor of the module's state;
     ``aliases`` maps tied names to the name that owns the values; ``front_end`` says who recorded.
+    ``recorded`` has the weights with which one was recorded that may depend on them.
     """
 
     sources: tuple[Source, ...]
@@ -99,6 +100,7 @@ class Program:
     tensors: Mapping[str, tuple[Shape, torch.dtype]]
     aliases: Mapping[str, str]
     front_end: str = "export"
+    recorded: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     def run(
         self, values: Mapping[str, Tensor], call: Call | None = None

@@ -95,6 +95,7 @@ BODIES: dict[str, tuple[Callable[[Tensor], Tensor], int, list]] = {
     "vstack": (lambda x: torch.vstack([x, x.relu()]), 12, s(12)),
     "grid": (lambda x: torch.stack(torch.meshgrid(x[0, 0], x[0, 1], indexing="ij")).prod(0).sum(0),
              12, s(12)),
+    "by counts": (lambda x: x.repeat_interleave(torch.tensor([2, 0, 3, 1]), 1), 12, s(12)),
     # losses as gates
     "mse": (lambda x: x * F.mse_loss(x, x.tanh()), 12, s(12)),
     "mse of each": (lambda x: F.mse_loss(x, x.tanh(), reduction="none"), 12, s(12)),

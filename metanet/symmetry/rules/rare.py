@@ -229,6 +229,25 @@ def looked_up(ctx: Context, a: Value, b: Any, *args: Any, **kwargs: Any) -> list
     return list(numbers.axes) if isinstance(numbers, Value) else []
 
 
+@rule("aten.repeat_interleave.self_Tensor", "aten.repeat_interleave.Tensor")
+def repeat_by_counts(ctx: Context, x: Value, counts: Any = None, dim: int | None = None,
+                     **kwargs: Any) -> list[Expr]:
+    """Each index of one axis as often as its own count says: that axis is in order."""
+    if not isinstance(counts, Value) or dim is None:
+        for value in (x, counts) if isinstance(counts, Value) else (x,):
+            for axis in value.axes:
+                ctx.freeze(axis, "repeated by counts")
+            ctx.mix(value, range(value.rank))
+        return [ctx.fixed(ctx.shape[0], "repeated by counts")]
+    at = dim % x.rank
+    for axis in (x.axes[at], *counts.axes):
+        ctx.freeze(axis, "repeated by counts")
+    ctx.mix(x, (at,))
+    out = list(x.axes)
+    out[at] = ctx.fixed(ctx.shape[at], "repeated by counts")
+    return out
+
+
 @rule("aten.quantile", "aten.nanquantile")
 def quantile(ctx: Context, x: Value, q: Any, dim: Any = None, keepdim: bool = False,
              **kwargs: Any) -> list[Expr]:
