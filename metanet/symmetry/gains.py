@@ -142,7 +142,8 @@ def moved_view(
 ) -> Tensor:
     """A block of ``b``, moved in all digits but the free ones."""
     digits = tuple(
-        Digit(digit.size, digit.axis) if p in free else digit
+        Digit(digit.size, digit.axis)
+        if p in free or (digit.label not in values and _stays(digit, tables)) else digit
         for p, digit in enumerate(block.digits)
     )
     view = gather(view, replace(block, digits=digits), tables)
@@ -151,3 +152,10 @@ def moved_view(
             value = torch.from_numpy(values[digit.label]).to(view.dtype)
             view = view * spread(value, [*digit.bases, p], view)
     return view
+
+
+def _stays(digit: Digit, tables: Mapping[str, np.ndarray]) -> bool:
+    """Whether a digit need not be gathered: its table is the identity."""
+    table = tables.get(digit.label) if digit.label is not None else None
+    return table is not None and table.ndim == 1 and not digit.bases and bool(
+        (table[:-1] < table[1:]).all())

@@ -2,8 +2,8 @@
 
 Coordinate descent on the sum over tensors of ``<a, g b>`` (Ainsworth et al., "Git Re-Basin", ICLR
 2023), for any space: fibred groups by nested assignment, signs by the sign of the gain. Gains are
-in float64, an assignment is kept unless another is truly better, and every step is checked on the
-objective itself, so the objective never falls.
+summed in float64, and an assignment is kept unless another is better by more than the rounding of
+the products, so the objective never falls.
 
 Running statistics take no part in objective or distance (they follow their neurons); nor do
 integer tensors. An alias counts once. Groups of kind positive are permuted, not rescaled.
@@ -12,7 +12,8 @@ integer tensors. An alias counts once. Groups of kind positive are permuted, not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,14 +23,16 @@ from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.symmetry.action import act, check
 from metanet.symmetry.assign import assign
 from metanet.symmetry.element import GroupElement
-from metanet.symmetry.gains import collect, family, moved_view
+from metanet.symmetry.gains import Gains, family, moved_view
 from metanet.symmetry.group import Group
 from metanet.symmetry.inputs import Weights, tensors_of
 from metanet.symmetry.kinds import PERMUTING
+from metanet.symmetry.remembered import Memory
 from metanet.symmetry.space import WeightSpace
 from metanet.symmetry.starts import grown_start, random_start
 
-_EPS = 1e-12
+# What a step must gain, as a share of the norms: above the rounding of the products.
+_EPS = {torch.float32: 1e-6, torch.float64: 1e-12}
 # Where a group meets itself in a tensor, the linear gain may overshoot: then the old places are
 # made dearer by these shares (they add up) of the largest gain, until the step is short enough.
 _PULLS = (0.1, 0.2, 0.4)
@@ -43,18 +46,24 @@ class Match:
     ``<a, element b>``; ``history`` its value at the start and after each sweep of the best run;
     ``objectives`` the end of every run: from ``init``, or from the identity and from the fixed
     axes; then the random restarts.
-    ``converged`` says that the last sweep changed nothing. ``matched`` is, per group, the mean
-    cosine between a neuron's weights in ``a`` and those of its partner: 1 where they are equal up
-    to size, 0 where they have nothing in common.
+    ``converged`` says that the last sweep changed nothing.
     """
 
     element: GroupElement
     objective: float
     sweeps: int
     converged: bool
-    matched: dict[str, float]
     history: tuple[float, ...]
     objectives: tuple[float, ...]
+    _problem: _Problem = field(repr=False)
+
+    @cached_property
+    def matched(self) -> dict[str, float]:
+        """Per group, the mean cosine between a neuron's weights in ``a`` and those of its partner.
+
+        1 where they are equal up to size, 0 where they have nothing in common.
+        """
+        return self._problem.matched(self.element.tables, self.element.values)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def match(
     restarts: int = 1,
     seed: int = 0,
     max_sweeps: int = 100,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
 ) -> Match:
     """Find the element whose action on ``b`` comes closest to ``a``.
 
@@ -111,7 +120,8 @@ def match(
         restarts: all but the first start at random elements.
         seed: for the random starts and the order of the groups in them.
         max_sweeps: sweeps over all groups per run.
-        dtype: of the products; sums of gains and assignments are in float64.
+        dtype: of the products: float64, or float32 (by default, where no tensor is float64); sums
+            of gains and assignments are in float64.
 
     Raises:
         SpaceMismatch: if tensors or ``init`` do not fit the space.
@@ -123,6 +133,8 @@ def match(
         raise SpaceMismatch("init is an element of another space")
     if init is not None and any(bool((np.abs(v) != 1).any()) for v in init.values.values()):
         raise SymmetryError("init must not rescale: matching moves neurons and signs only")
+    if dtype not in (None, *_EPS):
+        raise SymmetryError(f"dtype is float32 or float64, not {dtype}")
     problem = _Problem(space, tensors_of(a), tensors_of(b), dtype)
     runs = [_Run(problem, init or GroupElement(space), None, max_sweeps)]
     if init is None:
@@ -132,16 +144,16 @@ def match(
     for number in range(1, restarts):
         rng = np.random.default_rng([seed, number])
         runs.append(_Run(problem, random_start(space, rng), rng, max_sweeps))
-    best = max(runs, key=lambda run: run.history[-1])
+    best = max(runs, key=lambda run: run.objective)
     element = GroupElement(space, best.tables, best.values)
     return Match(
         element=element,
-        objective=best.history[-1],
+        objective=best.objective,
         sweeps=len(best.history) - 1,
         converged=best.converged,
-        matched=problem.matched(best.tables, best.values),
         history=tuple(best.history),
-        objectives=tuple(run.history[-1] for run in runs),
+        objectives=tuple(run.objective for run in runs),
+        _problem=problem,
     )
 
 
@@ -187,7 +199,7 @@ class _Problem:
 
     def __init__(
         self, space: WeightSpace, a: Mapping[str, Tensor], b: Mapping[str, Tensor],
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
     ) -> None:
         other = [str(g) for g in space.groups if g.kind not in PERMUTING]
         if other:
@@ -197,6 +209,9 @@ class _Problem:
             check(space, tensors)
         self.space = space
         self.names = compared(space, a)
+        wide = any(t[n].dtype == torch.float64 for t in (a, b) for n in self.names)
+        dtype = dtype or (torch.float64 if wide else torch.float32)
+        self.eps = _EPS[dtype]
         self.a = {name: _number(name, a[name], dtype) for name in self.names}
         self.b = {name: _number(name, b[name], dtype) for name in self.names}
         self.size = {name: float(self.a[name].norm() * self.b[name].norm()) for name in self.names}
@@ -223,7 +238,8 @@ class _Problem:
         """``<a, g b>`` of one tensor."""
         return sum(
             float((block.view(self.a[name])
-                   * moved_view(block, block.view(self.b[name]), tables, values)).sum())
+                   * moved_view(block, block.view(self.b[name]), tables, values)
+                   ).sum(dtype=torch.float64))
             for block in self.space.blocks(name)
         )
 
@@ -245,7 +261,7 @@ class _Problem:
                         rest = [p for p in range(1, parts.ndim) if p not in own]
                         rows = parts.permute(0, *own, *rest).reshape(
                             3, sums[digit.label].shape[1], -1)
-                        sums[digit.label] += rows.sum(-1).numpy()
+                        sums[digit.label] += rows.sum(-1, dtype=torch.float64).numpy()
                         seen.add(digit.label)
         return {label: _cosine(*found) for label, found in sums.items() if label in seen}
 
@@ -259,7 +275,7 @@ def _cosine(product: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
 
 def _number(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     found = tensor.cpu().to(dtype)
-    if not bool(found.isfinite().all()):
+    if not bool(found.sum(dtype=torch.float64).isfinite()):
         raise SymmetryError(f"{name}: not all values are finite, so nothing can be matched to it; "
                             f"`metanet doctor` tells where they are")
     return found
@@ -274,13 +290,22 @@ class _Run:
     ) -> None:
         self.problem, self.rng = problem, rng
         self.tables, self.values = start.tables, start.values
-        self.gains = {n: problem.gain(n, self.tables, self.values) for n in problem.names}
-        self.history = [sum(self.gains.values())]
+        self.memory = Memory(problem.space, (problem.a, problem.b))
+        self.gains: dict[str, float] = {}  # of tensors, by the current element; others are stale
+        self.total = sum(self._gain(name) for name in problem.names)
+        self.history = [self.total]
         self.stale = {group.label for group in problem.space.groups}
         self.converged = False
         while not self.converged and len(self.history) <= max_sweeps:
             self.converged = not self._sweep()
-            self.history.append(sum(self.gains.values()))
+            self.history.append(self.total)
+        self.gains.clear()  # what was added up in steps is rounded; the end is not
+        self.objective = sum(self._gain(name) for name in problem.names)
+
+    def _gain(self, name: str) -> float:
+        if name not in self.gains:
+            self.gains[name] = self.problem.gain(name, self.tables, self.values)
+        return self.gains[name]
 
     def _sweep(self) -> bool:
         groups = self.problem.space.groups
@@ -292,8 +317,9 @@ class _Run:
         """Re-solve one family; keep the old assignment unless the objective truly rises."""
         problem = self.problem
         self.stale.discard(group.label)
-        pair = problem.a, problem.b
-        gains = collect(problem.space, group, pair, self.tables, self.values)
+        gains = self.memory.collect(group, self.tables, self.values)
+        if self.memory.lone(group):
+            return self._accept(group, *assign(gains, self.tables, self.values), gains)
         largest = float((np.abs(gains.plain) + np.abs(gains.odd)).max(initial=0.0))
         for pull in (0.0, *_PULLS) if problem.coupled(group) else (0.0,):
             stay = self.tables[group.label][..., None]
@@ -304,15 +330,27 @@ class _Run:
         return False
 
     def _accept(
-        self, group: Group, tables: dict[str, np.ndarray], values: dict[str, np.ndarray]
+        self, group: Group, tables: dict[str, np.ndarray], values: dict[str, np.ndarray],
+        linear: Gains | None = None,
     ) -> bool:
+        """Take an assignment if the objective rises: by ``linear`` gains, or by the tensors."""
         problem = self.problem
         names = problem.touched(group)
-        found = {name: problem.gain(name, tables, values) for name in names}
-        rise = sum(found[name] - self.gains[name] for name in names)
-        if rise <= _EPS * sum(problem.size[name] for name in names):
+        found: dict[str, float] = {}
+        if linear is not None:
+            rows = np.arange(group.size)
+            rise = float((linear.plain[rows, tables[group.label]]
+                          - linear.plain[rows, self.tables[group.label]]).sum())
+        else:
+            before = sum(self._gain(name) for name in names)
+            found = {name: problem.gain(name, tables, values) for name in names}
+            rise = sum(found.values()) - before
+        if rise <= problem.eps * sum(problem.size[name] for name in names):
             return False
         self.tables, self.values = tables, values
+        self.total += rise
+        for name in names:
+            self.gains.pop(name, None)
         self.gains.update(found)
         self.stale |= problem.near(group)
         return True
