@@ -14,6 +14,7 @@ from metanet.symmetry.fibre import settle
 from metanet.symmetry.space import WeightSpace
 from metanet.symmetry.track import track
 from metanet.trace.dispatch import dispatch_program
+from metanet.trace.experts import batched_experts
 from metanet.trace.export import export_program
 from metanet.trace.inputs import synthesise
 from metanet.trace.program import Program
@@ -103,14 +104,15 @@ def record(module: nn.Module, example_inputs: Any = None) -> Program:
     """
     if example_inputs is None:
         example_inputs = synthesise(module)
-    try:
-        return export_program(module, example_inputs)
-    except TraceError as refused:
+    with batched_experts(module):
         try:
-            return dispatch_program(module, example_inputs)
-        except TraceError as error:
-            raise TraceError(f"{refused} Recording it operation by operation failed too: {error}"
-                             ) from error
+            return export_program(module, example_inputs)
+        except TraceError as refused:
+            try:
+                return dispatch_program(module, example_inputs)
+            except TraceError as error:
+                raise TraceError(f"{refused} Recording it operation by operation failed too: "
+                                 f"{error}") from error
 
 
 def infer_program(program: Program) -> WeightSpace:

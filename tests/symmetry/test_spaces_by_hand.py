@@ -266,9 +266,9 @@ def made(name: str) -> nn.Module:
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(
             **{**wide, "num_attention_heads": 6}, intermediate_size=40, num_key_value_heads=2,
             head_dim=8)),
-        "mixtral": lambda: t.MixtralForCausalLM._from_config(t.MixtralConfig(
+        "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(
             **wide, intermediate_size=40, num_key_value_heads=3, head_dim=8, num_local_experts=5,
-            num_experts_per_tok=2, sliding_window=None), experts_implementation="batched_mm"),
+            num_experts_per_tok=2, sliding_window=None)),
         "neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**wide, intermediate_size=40)),
         "falcon": lambda: t.FalconForCausalLM(t.FalconConfig(**wide, ffn_hidden_size=40)),
         "bert": lambda: t.BertModel(t.BertConfig(**wide, intermediate_size=40),

@@ -81,7 +81,7 @@ class Document:
             return f"key {key!r} of {where} is not supported: {_REFUSED[key]}"
         near = difflib.get_close_matches(key, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {printable(key, 80)!r} of {where}{hint} Keys: {', '.join(known)}"
+        return f"unknown key {printable(key, 80)!r} of {where}{hint}. Keys: {', '.join(known)}"
 
     def items(self, node: Any, where: str) -> list[Any]:
         """The nodes of a list that is not empty."""
