@@ -22,7 +22,8 @@ from torch import Tensor
 from metanet.symmetry.emit import emit
 from metanet.symmetry.factor import Expr, Factor, atoms, is_fixed, leaves, length
 from metanet.symmetry.fibre import settle
-from metanet.symmetry.track import Tracked, track
+from metanet.symmetry.learned import codebooks
+from metanet.symmetry.track import Tracked, running_statistics, track
 from metanet.symmetry.verify import Trial
 from metanet.trace.program import Program
 
@@ -85,6 +86,7 @@ def audit_program(program: Program, most: int = 12, seed: int = 0) -> Audit:
 def _probes(found: Tracked) -> Iterator[_Probe]:
     program = found.program
     same = _guessed(found)
+    weights = _weights(program)
     where: dict[Factor, dict[str, None]] = {}
     before: dict[Factor, list[set[Factor]]] = {}
     for name in program.tensors:
@@ -98,9 +100,9 @@ def _probes(found: Tracked) -> Iterator[_Probe]:
         if leaf.size < 2:
             continue
         if is_fixed(leaf):
-            if (leaf.cause or "").startswith(("constant buffer", "Python reads")):
-                # Equal entries in the module at hand: the values decide, not the rules. And what
-                # was recorded is the network only where Python reads the same values again.
+            if weights.isdisjoint(names) or (leaf.cause or "").startswith("Python reads"):
+                # Entries of a constant may be equal in the module at hand: no weight moves. And
+                # what was recorded is the network only where Python reads the same values again.
                 continue
             cause = leaf.cause or "a sum"
             yield _Probe(frozenset({leaf}), leaf.size, None, tuple(names), cause)
@@ -114,6 +116,14 @@ def _probes(found: Tracked) -> Iterator[_Probe]:
             if not any(base is b for k in known for b in atoms((k,))):
                 yield _Probe(frozenset({leaf}), leaf.size, base, tuple(names),
                              "one permutation for all of another digit")
+
+
+def _weights(program: Program) -> set[str]:
+    """Tensors of the state that training changes: all but buffers whose values are constants."""
+    learned = running_statistics(program) | {ref.index for ref in codebooks(program)}
+    constants = {s.name for s in program.sources
+                 if s.kind != "parameter" and s.ref.index not in learned}
+    return set(program.tensors) - constants
 
 
 def _guessed(found: Tracked) -> dict[Factor, set[Factor]]:

@@ -17,9 +17,10 @@ One row for the smallest variant of each model file of timm, and one for each ke
 `CONFIG_MAPPING` (a tiny config with random weights is made from the names of its fields; caches
 off). A row is *verified* only if random elements of the inferred group leave the outputs unchanged
 in float64 (relative change at most 1e-10) on two draws of random weights, every negative control
-is detected, no axis of a parameter is fixed by an operation without a rule, the network has a live
-group, at most 30 % of the axes lie in tensors that no output depends on, and an audit of up to 12
-sampled digits finds no swap that was missed. Rows are taken in an order that was shuffled once, so
+is detected, no axis of a parameter is fixed by an operation without a rule, every axis has a group
+or a rule that says why it has none, the network has a live group, at most 30 % of the axes of
+parameters lie in those that no output depends on, and an audit of up to 12 sampled digits finds no
+swap that was missed. Rows are taken in an order that was shuffled once, so
 a part of them is a sample of all.
 """
 

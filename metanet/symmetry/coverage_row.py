@@ -124,6 +124,8 @@ def _failure(row: Row, empty: bool) -> str | None:
         return f"negative control not detected: {', '.join(row['undetected'][:4])}"
     if empty:
         return "no live group"
+    if row["unexplained"]:
+        return f"neither a group nor a reason: {', '.join(row['unexplained'][:4])}"
     if row["missed"]:
         return f"audit: missed swap of {row['missed'][0]}"
     if row["unused"] > _UNUSED:
@@ -150,10 +152,28 @@ def _described(program: Program, space: WeightSpace) -> Row:
     return {
         "groups": len(space.groups), "group list": dict(listed.most_common(40)),
         "dead": sum(g.dead for g in space.groups), "free": free, "total": total,
-        "frozen": dict(reasons), "unused": round(_unused(program, space), 4),
+        "frozen": dict(reasons), "unexplained": unexplained(space),
+        "unused": round(_unused(program, space), 4),
         "unsupported": [{"op": u.op[:200], "where": u.where, "lost": u.lost}
                         for u in space.meta.unsupported][:20],
     }
+
+
+def unexplained(space: WeightSpace) -> list[str]:
+    """Axes, as ``tensor[axis]``, that no group moves and of which no rule says why.
+
+    Groups that are dead count: that no output depends on an axis is a reason.
+    """
+    labels = {group.label for group in space.groups}
+    found = []
+    for name, spec in space.tensors.items():
+        told = space.meta.reasons.get(name, {})
+        for at, size in enumerate(spec.shape):
+            moved = any(occ.label in labels for occ in occurrences(spec.axes[at]))
+            why = [part.reason for part in told.get(at, ())]
+            if size > 1 and not moved and (not why or "fixed" in why):
+                found.append(f"{name}[{at}]")
+    return found
 
 
 def _class(reason: str) -> str:
@@ -162,13 +182,12 @@ def _class(reason: str) -> str:
 
 
 def _unused(program: Program, space: WeightSpace) -> float:
-    """Share of the axes in tensors of which no output depends on anything."""
-    live = program.live()
-    read = {program.aliases.get(s.name, s.name) for s in program.sources if s.ref.index in live}
-    total = sum(sum(spec.shape) for spec in space.tensors.values())
-    owners = {space.owner(name) for name in read if name in space.tensors or name in space.aliases}
-    used = sum(sum(spec.shape) for name, spec in space.tensors.items() if name in owners)
-    return 1 - used / max(total, 1)
+    """Share of the axes of parameters in those of which no output depends on anything."""
+    live, known = program.live(), {*space.tensors, *space.aliases}
+    own = [s for s in program.sources if s.kind == "parameter" and s.name in known]
+    sizes = {space.owner(s.name): sum(s.shape) for s in own}
+    used = {space.owner(s.name) for s in own if s.ref.index in live}
+    return 1 - sum(sizes[name] for name in used) / max(sum(sizes.values()), 1)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -8,7 +8,7 @@ random numbers) are run whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,8 @@ class Rerun:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.pure = functional(program)
+        self.reads = [tuple(ref.index for ref in op.refs())
+                      for op in (self.pure.ops if self.pure else ())]
         self.base: dict[int, Any] | None = None
 
     def run(self, values: Mapping[str, Tensor], call: Call) -> list[Any]:
@@ -53,8 +55,8 @@ class Rerun:
         for source in self.pure.sources:
             if source.name in changed:
                 env[source.ref.index] = values[source.name]
-        for op in self.pure.ops:
-            if op.name != VALUE_READ and any(ref.index in env for ref in op.refs()):
+        for op, reads in zip(self.pure.ops, self.reads, strict=True):
+            if op.name != VALUE_READ and not env.keys().isdisjoint(reads):
                 out = _call(op, env, self.base, call)
                 if not _same(out, self.base[op.out.index]):
                     env[op.out.index] = out
@@ -111,35 +113,49 @@ class _Shared(Exception):
 def _execute(program: Program, env: dict[int, Any], call: Call
              ) -> tuple[list[Any], dict[int, Any] | None]:
     """Outputs, and all values if they are not too large to keep."""
-    size = 0
-    base: dict[int, Any] | None = env
-    last = _last_uses(program)
+    size, kept = 0, True
+    last = program.last_uses()
+    places = _Places()
+    for index, value in env.items():
+        places.add(index, value)
     for at, op in enumerate(program.ops):
         if op.name == VALUE_READ:
             continue
-        if op.mutates:
-            _check_alone(op, at, env, last)
-        out = _call(op, env, env, call)
-        env[op.out.index] = out
-        size += _bytes(out)
-        if size > _KEPT_BYTES:
-            base = None
-    return [env[ref.index] for _, ref in program.outputs], base
-
-
-def _last_uses(program: Program) -> dict[int, int]:
-    last: dict[int, int] = {}
-    for at, op in enumerate(program.ops):
-        last |= dict.fromkeys((ref.index for ref in op.refs()), at)
-    return last | dict.fromkeys((ref.index for _, ref in program.outputs), len(program.ops))
-
-
-def _check_alone(op: Op, at: int, env: Mapping[int, Any], last: Mapping[int, int]) -> None:
-    written = op.args[0].index
-    memory = set(_memory(env[written]))
-    for index, value in env.items():
-        if index != written and last.get(index, -1) > at and memory & set(_memory(value)):
+        if op.mutates and places.shared(op.args[0].index, env, at, last):
             raise _Shared
+        out = env[op.out.index] = _call(op, env, env, call)
+        places.add(op.out.index, out)
+        size += _bytes(out)
+        if kept and size > _KEPT_BYTES:
+            kept = False
+            places.forget([i for i in env if last.get(i, -1) <= at], env)
+        elif not kept:
+            used = {op.out.index, *(ref.index for ref in op.refs())}
+            places.forget([i for i in used if last.get(i, -1) <= at], env)
+    return [env[ref.index] for _, ref in program.outputs], env if kept else None
+
+
+class _Places:
+    """Which values lie in which piece of memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, set[int]] = {}
+
+    def add(self, index: int, value: Any) -> None:
+        for place in _memory(value):
+            self.values.setdefault(place, set()).add(index)
+
+    def shared(self, written: int, env: Mapping[int, Any], at: int, last: Mapping[int, int]
+               ) -> bool:
+        """Whether what is written lies where a value lies that is used after operation ``at``."""
+        others = {i for place in _memory(env[written]) for i in self.values.get(place, ())}
+        return any(last.get(i, -1) > at for i in others - {written})
+
+    def forget(self, indices: Sequence[int], env: dict[int, Any]) -> None:
+        """Values that nobody needs any more."""
+        for index in indices:
+            for place in _memory(env.pop(index, None)):
+                self.values.get(place, set()).discard(index)
 
 
 def _memory(value: Any) -> list[int]:

@@ -108,7 +108,7 @@ class _Tracker:
     # ------------------------------------------------------------ sources
 
     def _sources(self) -> None:
-        learned = _statistics(self.program) | {ref.index for ref in codebooks(self.program)}
+        learned = running_statistics(self.program) | {ref.index for ref in codebooks(self.program)}
         owners: dict[str, Value] = {}
         for source in self.program.sources:
             owner = self.program.aliases.get(source.name, source.name)
@@ -370,7 +370,7 @@ def _is_uniform(value: torch.Tensor | None) -> bool:
     return bool((value == value.reshape(-1)[0]).all())
 
 
-def _statistics(program: Program) -> set[int]:
+def running_statistics(program: Program) -> set[int]:
     """Values that stand where a norm keeps its running statistics."""
     found = set()
     for op in program.ops:

@@ -114,14 +114,26 @@ class Program:
         for source in self.sources:
             value = values.get(source.name, source.value)
             env[source.ref.index] = value.clone() if isinstance(value, Tensor) else value
-        for op in self.ops:
+        last = self.last_uses()
+        for at, op in enumerate(self.ops):
             if op.name == VALUE_READ:
                 continue
             args, kwargs = substitute((op.args, dict(op.kwargs)), lambda r: env[r.index])
             env[op.out.index] = (
                 call(op, args, kwargs) if call else op.function(*args, **kwargs)
             )
+            for index in (*(ref.index for ref in op.refs()), op.out.index):
+                if last.get(index, -1) <= at:  # nobody needs it any more
+                    env.pop(index, None)
         return [env[ref.index] for _, ref in self.outputs]
+
+    def last_uses(self) -> dict[int, int]:
+        """For each value, the place in ``ops`` of the last that uses it; outputs are used after."""
+        last: dict[int, int] = {}
+        for at, op in enumerate(self.ops):
+            if op.name != VALUE_READ:
+                last |= dict.fromkeys((ref.index for ref in op.refs()), at)
+        return last | dict.fromkeys((ref.index for _, ref in self.outputs), len(self.ops))
 
     def live(self) -> frozenset[int]:
         """Numbers of the values that some output depends on."""

@@ -196,6 +196,37 @@ def _prompts(config: Any, dtype: torch.dtype) -> Named:
             "input_labels": ones(1, 1, 2)}
 
 
+def _delayed(config: Any, dtype: torch.dtype) -> Named:
+    """Text, and what is to be said in several channels."""
+    return {"input_ids": plain_ids(config, 2, 6),
+            "decoder_input_ids": ids(30, 2, 5, config.decoder_config.num_channels)}
+
+
+def _spoken(config: Any, dtype: torch.dtype) -> Named:
+    """Words, a voice, the place where speech begins, and speech."""
+    wide = config.latent_dim
+    marks = ((config.audio_prompt_token_id, 2), (config.audio_bos_token_id, 1),
+             (config.audio_latent_token_id, 3))
+    row = [plain_ids(config, 1, 4) + 5]
+    row += [torch.full((1, count), token) for token, count in marks]
+    return {"input_ids": torch.cat(row, 1),
+            "audio_prompt_latents": normal(1, 2, wide, dtype=dtype),
+            "audio_latents": normal(1, 3, wide, dtype=dtype)}
+
+
+def _beside_protein(config: Any, dtype: torch.dtype) -> Named:
+    words, residues = plain_ids(config, 2, 6), plain_ids(config, 2, 7)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words),
+            "protein_input_ids": residues, "protein_attention_mask": torch.ones_like(residues)}
+
+
+def _phrases(config: Any, dtype: torch.dtype) -> Named:
+    """An image and two phrases: tokens attend to those between the same full stops alone."""
+    row = torch.tensor([[101, 7, 12, 9, 1012, 21, 30, 1012, 102]]).expand(2, -1).contiguous()
+    return {"pixel_values": pixels(config, sizes(config)[0], dtype), "input_ids": row,
+            "attention_mask": torch.ones_like(row), "token_type_ids": torch.zeros_like(row)}
+
+
 _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
     (("past_values", "past_time_features"), _series),
     (("past_values", "past_values_padding"), _padded_series),
@@ -204,11 +235,14 @@ _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
     (("audio_mel", "audio_mel_mask"), _spectrum_and_mask),
     (("pixel_values", "task_inputs"), _tasks),
     (("pixel_values", "input_points", "input_labels"), _prompts),
+    (("audio_prompt_latents", "audio_latents"), _spoken),
+    (("input_ids", "protein_input_ids"), _beside_protein),
 )
 _BY_TYPE: dict[str, Recipe] = {
     "patchtsmixer": _patched_series, "patchtst": _patched_series,
     "kosmos-2": _in_the_text, "kosmos-2.5": _in_the_text, "idefics": _beside_text,
     "mllama": _crossed, "seggpt": _painted, "pi0": _robot, "muse_glimmer_assistant": _draft,
+    "grounding-dino": _phrases, "mm-grounding-dino": _phrases, "dia": _delayed,
     "omdet-turbo": _classes, "instructblipvideo": _film_and_question,
     "pix2struct": _flat_patches, "musicgen_melody_decoder": _conditioned,
 }

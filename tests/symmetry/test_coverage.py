@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from metanet.symmetry import coverage
+from metanet.symmetry import WeightSpace, coverage, infer
 from metanet.symmetry.coverage_card import card
 from metanet.symmetry.coverage_excluded import excluded
+from metanet.symmetry.coverage_row import unexplained
 
 
 def row(name: str, **fields: object) -> coverage.Row:
@@ -78,3 +81,11 @@ def test_the_card_names_every_failure() -> None:
     assert "| timm/b | yes | frozen by x \\| y |" in text
     assert "| timm/a | a_tiny | export | 3 | 5 / 9 | input 4 |" in text
     assert "- a part of d: c" in text
+
+
+def test_an_axis_without_a_group_and_without_a_reason_is_named() -> None:
+    module = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+    found = infer(module, (torch.randn(2, 5),))
+    assert unexplained(found) == []
+    silent = WeightSpace(found.groups, found.tensors)  # no reasons kept
+    assert sorted(unexplained(silent)) == ["0.weight[1]", "2.bias[0]", "2.weight[0]"]

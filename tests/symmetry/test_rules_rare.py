@@ -36,6 +36,18 @@ def square(x: Tensor) -> Tensor:
     return torch.diag_embed(2 + x[:, 0] ** 2) + torch.eye(12) + x.transpose(1, 2) @ x
 
 
+def assigned(x: Tensor) -> Tensor:
+    """The rows added up by which feature is the largest, as hard assignments to groups do."""
+    soft = x.softmax(-1)
+    index = soft.max(-1, keepdim=True)[1]
+    hard = torch.zeros_like(x).scatter_(-1, index, 1.0)
+    return (hard - soft.detach() + soft) * x
+
+
+def numbered(x: Tensor) -> Tensor:
+    return x * (x.max(-1, keepdim=True)[1] + 1)
+
+
 def filled(x: Tensor) -> Tensor:
     y = x.clone()
     y[y < 0] = 0.25
@@ -96,6 +108,11 @@ BODIES: dict[str, tuple[Callable[[Tensor], Tensor], int, list]] = {
     "grid": (lambda x: torch.stack(torch.meshgrid(x[0, 0], x[0, 1], indexing="ij")).prod(0).sum(0),
              12, s(12)),
     "by counts": (lambda x: x.repeat_interleave(torch.tensor([2, 0, 3, 1]), 1), 12, s(12)),
+    # the place of the largest entry moves with the entries, unless its number is used
+    "assigned": (assigned, 12, s(12)),
+    "numbered": (numbered, 12, []),
+    "first of ties": (lambda x: torch.zeros_like(x).scatter_(
+        -1, (x > 0).long().max(-1, keepdim=True)[1], 1.0) * x, 12, []),
     # losses as gates
     "mse": (lambda x: x * F.mse_loss(x, x.tanh()), 12, s(12)),
     "mse of each": (lambda x: F.mse_loss(x, x.tanh(), reduction="none"), 12, s(12)),

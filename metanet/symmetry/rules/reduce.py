@@ -73,10 +73,20 @@ def extreme(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:
     if not numbers and "dim" not in kwargs and len(ctx.shapes) == 1:
         return []
     dim = kwargs.get("dim", numbers[0] if numbers else -1)
-    if ctx.uses(1):
+    valued = None
+    if ctx.uses(1) and _distinct(ctx, x):
+        ctx.mix(x, (dim,))
+        valued = x.axes[dim]
+    elif ctx.uses(1):
         ctx.freeze(x.axes[dim], "indices of the largest entries are used")
     axes = tuple(drop(x, _dims(x, dim), len(ctx.shape) == x.rank))
-    return Value(axes, depth=x.depth), Value(axes, depth=x.depth)
+    return Value(axes, depth=x.depth), Value(axes, depth=x.depth, valued=valued)
+
+
+def _distinct(ctx: Context, x: Value) -> bool:
+    """Whether which entry is the largest is told by the entries: ties are broken by place."""
+    real = x.dtype is not None and x.dtype.is_floating_point
+    return real and ctx.op is not None and ctx.op.family in ("aten.max", "aten.min")
 
 
 @rule("aten.cosine_similarity", "aten.pairwise_distance")

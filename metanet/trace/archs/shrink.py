@@ -30,6 +30,7 @@ _EXACT: tuple[tuple[str, int], ...] = (
     (r"n_shared_experts|num_shared_experts", 1),
     (r"\w*(num_experts_per_tok\w*|top_k_experts|moe_k|moe_topk|experts_top_k)", 2),
     (r"n_group|topk_group", 1),
+    (r"index_topk", 3),  # fewer than there are tokens, for a choice of all is none
     (r"num_kv_shared_layers", 0),
     (r"(mamba_|ssm_)?(d_state|state_size|n_state)", 4),
     (r"mamba_d_head|mamba_head_dim", 16),

@@ -57,6 +57,22 @@ _WARP = {"resnet_head": [[3, 8], [8, 8]],
                            [[32, 4], [32, 2]], [[32, 5], [32, 3]]]}
 _TIMM = {"model_type": "timm_wrapper", "architecture": "test_resnet",
          "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}}
+_ALONG = ((7, "long"), (5, "mid"), (3, "short"))
+
+
+def _lines() -> dict[str, Any]:
+    """Convolutions along the lines of a text, each with kernel, stride and padding."""
+    found: dict[str, Any] = {"reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0]}
+    for n, ratio in _ALONG:
+        pad = n // 2
+        found |= {f"vertical_long_to_small_conv_{ratio}ratio": [[n, 1], [1, 1], [pad, 0]],
+                  f"horizontal_small_to_long_conv_{ratio}ratio": [[1, n], [1, 1], [0, pad]],
+                  f"symmetric_conv_long_{ratio}ratio": [[n, n], [1, 1], [pad, pad]]}
+    return found
+
+
+_TEXT_FINDER = {"intraclass_block_config": _lines(), "scale_factor_list": [1, 2, 4, 8],
+                "kernel_list": [3, 2, 2], "neck_out_channels": 32}
 _EDGE_VISION: dict[str, Any] = {
     "fpn_hidden_size": 32, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
     "backbone_channel_list": [192, 48, 32, 32], "backbone_config": _TIMM}
@@ -138,6 +154,15 @@ TABLE: dict[str, dict[str, Any]] = {
     "clap": {"audio_config": {"spec_size": 64, "num_mel_bins": 16, "window_size": 2,
                               "patch_size": 4, "patch_stride": [4, 4]}},
     "gemma3n_vision": {"architecture": "test_resnet", "hidden_size": 96},
+    "pp_ocrv5_server_det": _TEXT_FINDER, "pp_ocrv6_medium_det": _TEXT_FINDER,
+    "grounding-dino": {"text_config": {"vocab_size": 1040}},  # full stops are token 1012
+    "mm-grounding-dino": {"text_config": {"vocab_size": 1040}},
+    "glm5_next": {"text_config": {"index_topk": 4, "index_kpool": 2}},
+    "glm5_next_text": {"index_topk": 4, "index_kpool": 2},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "input_size": 32},
+    "levit": {"image_size": 128}, "swinv2": {"image_size": 64},
+    "videoprism": {"vision_config": {"image_size": 54}},
+    "videoprism_vision_model": {"image_size": 54},
     "glmasr": {"audio_config": {"intermediate_size": 128}},
     "video_llava": {"vision_config": {"num_hidden_layers": 3}},
     "uvdoc": {"backbone_config": {**_WARP, "out_indices": [1, 2, 3, 4, 5, 6]},
