@@ -11,6 +11,7 @@ import typer
 from . import (
     align,
     barrier,
+    bench,
     convert,
     demo,
     distance,
@@ -20,8 +21,10 @@ from . import (
     inspect,
     merge,
     permute,
+    predict,
     pull,
     related,
+    train,
     zoo,
 )
 from .errors import guarded
@@ -41,6 +44,7 @@ for _panel, _verbs in {
     "Write": (convert.convert, permute.permute, pull.pull),
     "Two models": (align.align, barrier.barrier, distance.distance, related.related,
                    merge.merge),
+    "Many models": (predict.predict, train.train, train.evaluate, bench.bench, bench.report),
     "Start here": (demo.demo,),
 }.items():
     for _verb in _verbs:

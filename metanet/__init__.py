@@ -39,6 +39,8 @@ _LAZY = {
     "merge": "metanet.tasks.merge",
     "MergeReport": "metanet.tasks.merge",
     "related": "metanet.tasks.merge",
+    "MetanetRegressor": "metanet.tasks.predict",
+    "MetanetClassifier": "metanet.tasks.predict",
     "WeightBatch": "metanet.graph",
     "ParameterGraph": "metanet.graph",
 }

@@ -17,6 +17,7 @@ _LAZY = {
     "Part": "data",
     "Plan": "loop",
     "Predictor": "predictor",
+    "Predictors": "predictor",
     "SUITES": "suites",
     "Task": "data",
 }

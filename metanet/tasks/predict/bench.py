@@ -17,11 +17,12 @@ import torch
 from metanet.errors import MetanetError
 from metanet.tasks.predict import metrics
 from metanet.tasks.predict.attribution import attribution
-from metanet.tasks.predict.data import Array, Part, Task, load
+from metanet.tasks.predict.data import Array, Part, Task, load, load_folds
+from metanet.tasks.predict.images import is_inr, module_of, render
 from metanet.tasks.predict.rows import ROWS, Budget, Fitted, Row, row
 from metanet.tasks.predict.strangers import strangers
 from metanet.tasks.predict.suites import QUICK, QUICK_ROWS, Board, Suite
-from metanet.tasks.predict.table import summarise
+from metanet.tasks.predict.table import Scored, summarise
 from metanet.tasks.predict.trust import Familiar, Interval, errors_of, scaled, shuffled
 
 Say = Callable[[str], None]
@@ -59,15 +60,29 @@ class Stage:
 
     Attributes:
         name: of the board and the split, as in tables.
-        task: parts to learn from.
-        tests: name of a split → members.
+        tasks: parts to learn from; one for each fold, or a single one.
+        others: name of a split → members that no seed learns from.
         census: of the tests.
     """
 
     name: str
-    task: Task
-    tests: Mapping[str, Part]
+    tasks: Sequence[Task]
+    others: Mapping[str, Part]
     census: Mapping[str, Mapping[str, int]]
+
+    @property
+    def task(self) -> Task:
+        """The task of seed 0."""
+        return self.tasks[0]
+
+    def at(self, seed: int) -> Task:
+        """What a seed learns from."""
+        return self.tasks[seed % len(self.tasks)]
+
+    def tests(self, seed: int = 0) -> dict[str, Part]:
+        """Name of a split → members that a seed is scored on."""
+        task = self.at(seed)
+        return {task.cut.name: task.parts["test"], **self.others}
 
 
 def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[str, Any]:
@@ -82,6 +97,7 @@ def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[
     _claim(suite, options, budget)
     stages = list(stages_of(suite, options, say))
     for stage in stages:
+        _see(stage, options.out)
         trust = _trust(stage, options.out)
         say(f"{stage.name}: {', '.join(f'{k} {len(p)}' for k, p in stage.task.parts.items())}; "
             f"flag AUROC {', '.join(f'{k} {v:.2f}' for k, v in trust['auroc'].items())}")
@@ -97,26 +113,27 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
     for board in suite.boards:
         zoo = _zoo(board, options, say)
         for number, cut in enumerate(board.cuts):
-            task = load(zoo, board.goal, cut, limit=board.limit)
-            tests, census = {cut.name: task.parts["test"]}, {cut.name: dict(task.census)}
+            tasks = load_folds(zoo, board.goal, cut, limit=board.limit)
+            tests: dict[str, Part] = {}
+            census = {cut.name: dict(tasks[0].census)}
             if number == 0 and board.wild and options.wild and not options.quick:
                 tests["strangers"], census["strangers"] = strangers(options.wild / board.wild,
-                                                                    task)
+                                                                    tasks[0])
             if number == 0 and board.other and options.zoos and not options.quick \
                     and (options.zoos / board.other / "zoo.json").exists():
                 from metanet.zoo import Zoo
 
                 other = load(Zoo.open(options.zoos / board.other), board.goal)
-                tests["data set"] = _all(other)
+                tests["data set"] = _all(list(other.parts.values()))
                 census["data set"] = dict(other.census)
             short = board.goal.column.split(".")[-1]
-            yield Stage(f"{board.recipe}, {short}, {cut.name}", task, tests, census)
+            yield Stage(f"{board.recipe}, {short}, {cut.name}", tasks, tests, census)
 
 
-def _all(task: Task) -> Part:
+def _all(parts: Sequence[Part]) -> Part:
+    """Members of several parts as one."""
     from metanet.graph import WeightBatch
 
-    parts = list(task.parts.values())
     first = parts[0]
     return replace(
         first, ids=tuple(i for p in parts for i in p.ids),
@@ -180,15 +197,15 @@ def _row(one: Row, stage: Stage, budget: Budget, out: Path, say: Say) -> None:
     trials = [_fit(one, stage, budget, setting, 0, fit_path(out, stage, one.name, f"trial-{i}"))
               for i, setting in enumerate(settings)]
     best = int(np.nanargmax([_finite(t["val"]) for t in trials]))
-    seeds = range(1, budget.seeds if one.seeded else 1)
-    done = [trials[best], *(
-        _fit(one, stage, budget, settings[best], seed,
-             fit_path(out, stage, one.name, f"seed-{seed}")) for seed in seeds)]
     choice = {"best": best, "setting": dict(settings[best]), "trials": len(trials),
               "val": [t["val"] for t in trials]}
     _write(fit_path(out, stage, one.name, "choice"), choice)
-    for name in stage.tests:
-        found = [_scores(fit, stage, name)[0] for fit in done]
+    seeds = range(1, budget.seeds if one.seeded or len(stage.tasks) > 1 else 1)
+    done = [trials[best], *(
+        _fit(one, stage, budget, settings[best], seed,
+             fit_path(out, stage, one.name, f"seed-{seed}")) for seed in seeds)]
+    for name in stage.tests():
+        found = [_score(fit, stage, name) for fit in done]
         say(f"  {one.track} {one.title}, {name}: {np.mean(found):.3f} ± {np.std(found):.3f} "
             f"({sum(t['seconds'] for t in (*trials, *done[1:])):.0f} s)")
 
@@ -197,9 +214,9 @@ def _finite(value: float | None) -> float:
     return -1.0 if value is None or not np.isfinite(value) else value
 
 
-def _scores(fit: Mapping[str, Any], stage: Stage, name: str) -> tuple[float, Part]:
-    part = stage.tests[name]
-    return metrics.lead(np.array(fit["predictions"][name]), part.y, part.strata), part
+def _score(fit: Mapping[str, Any], stage: Stage, name: str) -> float:
+    part = stage.tests(fit["seed"])[name]
+    return metrics.lead(np.array(fit["predictions"][name]), part.y, part.strata)
 
 
 def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], seed: int,
@@ -208,7 +225,8 @@ def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], see
     if path.exists():
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return known
-    task, val = stage.task, stage.task.parts["val"]
+    task = stage.at(seed)
+    val = task.parts["val"]
     _reset_peak()
     wall, cpu = time.perf_counter(), time.process_time()
     fitted = one.fit(task, budget, setting, seed)
@@ -223,7 +241,7 @@ def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], see
               "memory": _peak(), "parameters": fitted.parameters, "curve": list(fitted.curve),
               "interval": asdict(width) if np.isfinite(width.width) else None,
               "predictions": {}, "coverage": {}}
-    for name, part in stage.tests.items():
+    for name, part in stage.tests(seed).items():
         found = fitted.predict(part)
         result["predictions"][name] = found.tolist()
         result["coverage"][name] = _coverage(found, part, task, width)
@@ -239,8 +257,11 @@ def _coverage(found: Array, part: Part, task: Task, width: Interval) -> float:
 
 def _write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return  # what is finished keeps its date
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value), encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
@@ -274,7 +295,7 @@ def _trust(stage: Stage, out: Path) -> dict[str, Any]:
     test = parts["test"].batch
     inside = familiar.distance(test)
     others = {"shuffled entries": shuffled(test), "weights x 1.5": scaled(test, 1.5),
-              **{k: p.batch for k, p in stage.tests.items() if p is not parts["test"]}}
+              **{k: p.batch for k, p in stage.others.items()}}
     result: dict[str, Any] = {"threshold": familiar.threshold, "flagged": {"test": float(
         familiar.strange(test).mean())}, "auroc": {}}
     for name, batch in others.items():
@@ -300,6 +321,7 @@ def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: 
           options: Options) -> dict[str, Any]:
     """Everything that is finished, as one document."""
     rows: list[dict[str, Any]] = []
+    finished: list[tuple[Stage, dict[str, list[dict[str, Any]]]]] = []
     flags, census = {}, {}
     for stage in stages:
         path = fit_path(options.out, stage, "flag", "flag")
@@ -309,7 +331,9 @@ def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: 
                               **{k: dict(v) for k, v in stage.census.items()}}
         done = {one.name: fits for one in chosen
                 if (fits := results(stage, one, options.out)) is not None}
-        rows += summarise(stage.name, stage.task, stage.tests, done)
+        finished.append((stage, done))
+        rows += summarise(stage.name, stage.task, _tested(stage, budget), done)
+    rows += _families(finished)
     document = {
         "suite": suite.name, "about": suite.about, "quick": options.quick,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
@@ -318,6 +342,50 @@ def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: 
         "budget": asdict(budget), "rows": rows, "census": census, "flags": flags}
     _write(options.out / "result.json", document)
     return document
+
+
+def _tested(stage: Stage, budget: Budget) -> dict[str, list[Scored]]:
+    """Split → what each seed is scored on: one where it is the same for all."""
+    seeds = range(min(len(stage.tasks), budget.seeds))
+    return {stage.task.cut.name: [Scored.of(stage.at(seed).parts["test"]) for seed in seeds],
+            **{name: [Scored.of(part)] for name, part in stage.others.items()}}
+
+
+def _families(finished: Sequence[tuple[Stage, Mapping[str, Sequence[Mapping[str, Any]]]]]
+              ) -> list[dict[str, Any]]:
+    """Strangers of all boards together; ranks are compared within each family alone."""
+    found = [(stage, done) for stage, done in finished if "strangers" in stage.others]
+    if len(found) < 2:
+        return []
+    together = Scored.together([Scored.of(stage.others["strangers"]) for stage, _ in found])
+    joined = {name: [_beside(fits) for fits in zip(*(done[name] for _, done in found),
+                                                   strict=False)]
+              for name in found[0][1] if all(name in done for _, done in found)}
+    return summarise("all families", found[0][0].task, {"strangers": [together]}, joined)
+
+
+def _beside(fits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fits of one seed on several boards as one."""
+    found = [value for fit in fits for value in fit["predictions"]["strangers"]]
+    covered = np.average([fit["coverage"]["strangers"] for fit in fits],
+                         weights=[len(fit["predictions"]["strangers"]) for fit in fits])
+    return {**fits[0], "predictions": {"strangers": found}, "setting": {}, "attribution": None,
+            "coverage": {"strangers": float(covered)},
+            "seconds": sum(fit["seconds"] for fit in fits),
+            "parameters": max(fit["parameters"] for fit in fits)}
+
+
+def _see(stage: Stage, out: Path) -> None:
+    """True values, and the pictures of some INRs, for the page."""
+    path = fit_path(out, stage, "seen", "x").parent.with_suffix(".json")
+    if path.exists():
+        return
+    found: dict[str, Any] = {"true": {k: p.y.tolist() for k, p in stage.tests().items()}}
+    if is_inr(stage.task):
+        pictures = render(stage.task.parts["test"][range(16)], module_of(stage.task.recipe), 28)
+        found["pictures"] = [[[round(v, 2) for v in line] for line in one]
+                             for one in pictures.tolist()]
+    _write(path, found)
 
 
 __all__ = ["Fitted", "Options", "Stage", "bench", "results", "stages_of", "write"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from metanet.errors import ZooError
 from metanet.graph import WeightBatch
 from metanet.symmetry import WeightSpace
-from metanet.symmetry.meta import GroupMeta
 
 if TYPE_CHECKING:
     from metanet.zoo import Zoo
@@ -28,7 +27,7 @@ CHANCE = 0.15
 # Of a configuration, what names a member or its data and is no choice of training.
 _NAMES = ("recipe", "arch", "data", "run", "family", "seed", "image", "image_group", "label",
           "view", "repo", "file")
-_OF_THE_NET = ("activation",)
+_ACTIVATION = "config.activation"
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,15 @@ class Cut:
         by: ``run``, ``image``, ``band``, ``column`` …, see ``metanet.zoo.splits.deal``.
         column: of a split by column or band.
         test: values that make up the test part; of a band, its bounds.
+        folds: 0, or cross-validation: every seed has another fold as its test part, so that all
+            members are tested on once.
     """
 
     name: str = "iid"
     by: str = "run"
     column: str | None = None
     test: tuple[Any, ...] | None = None
+    folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Goal:
     Attributes:
         column: of the index, such as ``metrics.test_accuracy`` or ``config.label``.
         kind: ``regression`` or ``classification``.
-        link: ``logit`` for accuracies, whose differences near 1 would else drown; ``identity``.
+        link: ``logit`` for accuracies, whose differences near 1 would else drown; ``log`` for
+            losses; ``identity``.
         least: members with a lower value are at chance: counted, neither trained on nor scored.
         stratum: columns within which ranks are compared.
     """
@@ -68,6 +71,8 @@ class Goal:
 
     def forward(self, y: Array) -> Array:
         """Values → the scale that is learned."""
+        if self.link == "log":
+            return np.asarray(np.log(np.maximum(y, 1e-6)))
         if self.link != "logit":
             return y
         inside = np.clip(y, 1e-3, 1 - 1e-3)
@@ -75,10 +80,13 @@ class Goal:
 
     def back(self, z: Array) -> Array:
         """The learned scale → values."""
+        if self.link == "log":
+            return np.asarray(np.exp(np.minimum(z, 50.0)))
         return 1 / (1 + np.exp(-z)) if self.link == "logit" else z
 
 
 ACCURACY = Goal("metrics.test_accuracy", link="logit", least=CHANCE)
+LOSS = Goal("metrics.test_loss", link="log")
 LABEL = Goal("config.label", "classification")
 
 
@@ -134,6 +142,8 @@ class Task:
         census: members, and those left out by reason.
         hyper: names of the hyper-parameters.
         classes: of a classification, else 1 (the number of outputs).
+        kinds: activations that the columns of the context stand for.
+        wide: the space with signs and scales, where it is known already.
     """
 
     name: str
@@ -145,6 +155,8 @@ class Task:
     census: Mapping[str, int]
     hyper: tuple[str, ...] = ()
     classes: int = 1
+    kinds: tuple[str, ...] = ()
+    wide: WeightSpace | None = None
 
     @property
     def outputs(self) -> int:
@@ -159,7 +171,7 @@ def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: 
     Args:
         zoo: is only read.
         goal: what to predict.
-        cut: how to split; by default iid, whole runs or images together.
+        cut: how to split; by default iid, whole runs or images together. Of folds, the first.
         seed: of the split.
         limit: members to take, at most (the first in a random order).
         name: of the task; by default that of the zoo's folder.
@@ -167,31 +179,40 @@ def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: 
     Raises:
         ZooError: if the zoo has no such column, no space, or too few members for four parts.
     """
-    cut = cut or Cut()
+    return next(_tasks(zoo, goal, cut or Cut(), seed, limit, name))
+
+
+def load_folds(zoo: Zoo, goal: Goal, cut: Cut, *, seed: int = 0, limit: int | None = None
+               ) -> tuple[Task, ...]:
+    """As :func:`load`, one task for each fold of the split; a single one where it has no folds."""
+    return tuple(_tasks(zoo, goal, cut, seed, limit, None))
+
+
+def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None
+           ) -> Iterator[Task]:
     found, census = _usable(zoo, goal)
     if limit is not None and limit < len(found):
         found = np.sort(np.random.default_rng(seed).permutation(found)[:limit])
     table = zoo.query().arrays(list(zoo.columns))
-    where = _dealt(zoo, cut, seed)
     everything, hyper = _everything(zoo, goal, found, table)
-    part_of = np.array([where.get(name) or "" for name in everything.ids])
-    parts = {key: everything[np.flatnonzero(part_of == key)] for key in PARTS}
-    small = [key for key, part in parts.items() if len(part) < 2]
-    if small:
-        raise ZooError(f"{zoo.path}: the part {small[0]!r} of the split {cut.name!r} has "
-                       f"{len(parts[small[0]])} members; build a larger zoo or split otherwise")
     classes = int(everything.y.max()) + 1 if goal.kind == "classification" else 1
-    space = everything.batch.space
     recipe = zoo.recipe if isinstance(zoo.recipe, dict) else {}
-    return Task(name or zoo.path.name, goal, cut, parts, space, recipe, census, hyper, classes)
+    for where in _dealt(zoo, cut, seed):
+        part_of = np.array([where.get(member) or "" for member in everything.ids])
+        parts = {key: everything[np.flatnonzero(part_of == key)] for key in PARTS}
+        small = [key for key, part in parts.items() if len(part) < 2]
+        if small:
+            raise ZooError(f"{zoo.path}: the part {small[0]!r} of the split {cut.name!r} has "
+                           f"{len(parts[small[0]])} members; build a larger zoo or split otherwise")
+        yield Task(name or zoo.path.name, goal, cut, parts, everything.batch.space, recipe, census,
+                   hyper, classes, kinds_of(everything.info))
 
 
 def _usable(zoo: Zoo, goal: Goal) -> tuple[Array, dict[str, int]]:
     """Places (in the order of the zoo) of last checkpoints with a sound target."""
-    for column in (goal.column,):
-        if column not in zoo.columns:
-            raise ZooError(f"{zoo.path}: has no column {column}; there are "
-                           f"{', '.join(zoo.columns)}")
+    if goal.column not in zoo.columns:
+        raise ZooError(f"{zoo.path}: has no column {goal.column}; there are "
+                       f"{', '.join(zoo.columns)}")
     found = zoo.query()
     parents = {p for p in found["parent"].tolist() if p is not None}
     last = np.array([i not in parents for i in found.ids]) & ~(found["step"] == 0)
@@ -205,12 +226,19 @@ def _usable(zoo: Zoo, goal: Goal) -> tuple[Array, dict[str, int]]:
     return np.flatnonzero(last & finite & ~chance), census
 
 
-def _dealt(zoo: Zoo, cut: Cut, seed: int) -> dict[str, str | None]:
+def _dealt(zoo: Zoo, cut: Cut, seed: int) -> Iterator[dict[str, str | None]]:
+    """Id → part; of folds, one such dealing after the other."""
     from metanet.zoo.splits import deal
 
-    dealt: dict[str, str | None] = deal(zoo, cut.by, PARTS, seed=seed, column=cut.column,
-                                        test=cut.test)[0]
-    return dealt
+    if not cut.folds:
+        yield deal(zoo, cut.by, PARTS, seed=seed, column=cut.column, test=cut.test)[0]
+        return
+    pieces = [str(i) for i in range(2 * cut.folds)]
+    where = deal(zoo, cut.by, {piece: 1 / len(pieces) for piece in pieces}, seed=seed)[0]
+    for fold in range(cut.folds):
+        turned = pieces[2 * fold:] + pieces[:2 * fold]
+        names = dict(zip(turned, ("test", "test", "val", "calib"), strict=False))
+        yield {member: piece and names.get(piece, "train") for member, piece in where.items()}
 
 
 def _everything(zoo: Zoo, goal: Goal, rows: Array, table: Mapping[str, Array]
@@ -271,19 +299,15 @@ def _numeric(values: Array, name: str) -> list[tuple[Array, str]]:
 
 def contexts(info: Mapping[str, Array]) -> Float[Tensor, "N a"]:
     """One-hot activation where it varies among members of one space; else no column."""
-    columns: list[Array] = []
-    for key in _OF_THE_NET:
-        values = info.get(f"config.{key}")
-        kinds = sorted({str(v) for v in values.tolist()}) if values is not None else []
-        if values is not None and len(kinds) > 1:
-            columns += [np.array([str(v) == kind for v in values.tolist()]) for kind in kinds]
-    n = len(next(iter(info.values())))
-    stacked = np.stack(columns, 1).astype(np.float32) if columns else np.zeros((n, 0), np.float32)
-    return torch.from_numpy(stacked)
+    n, kinds = len(next(iter(info.values()))), kinds_of(info)
+    found = np.array([[str(v) == kind for kind in kinds] for v in info[_ACTIVATION].tolist()]
+                     if kinds else np.zeros((n, 0)), np.float32)
+    return torch.from_numpy(found)
 
 
-def activation_of(space: WeightSpace) -> str | None:
-    """The nonlinearity behind the hidden neurons, where the space tells one."""
-    known = {meta.activation for meta in space.meta.groups.values()
-             if isinstance(meta, GroupMeta) and meta.activation}
-    return next(iter(known)) if len(known) == 1 else None
+def kinds_of(info: Mapping[str, Array]) -> tuple[str, ...]:
+    """Names of the activations where there are several, in the order of the context's columns."""
+    values = info.get(_ACTIVATION)
+    kinds = sorted({str(v) for v in values.tolist()}) if values is not None else []
+    return tuple(kinds) if len(kinds) > 1 else ()
+

@@ -53,15 +53,16 @@ def module_of(recipe: Mapping[str, Any], activation: str | None = None) -> nn.Mo
 
 def modules_of(task: Task) -> list[nn.Module]:
     """One module for each column of the parts' context; a single one where there is none."""
-    kinds = activations(task)
+    kinds = task.kinds
     return [module_of(task.recipe, kind) for kind in kinds] if kinds else [module_of(task.recipe)]
 
 
-def activations(task: Task) -> list[str]:
-    """Names of the activations that the columns of the context stand for."""
-    infos = [part.info.get("config.activation") for part in task.parts.values()]
-    kinds = sorted({str(v) for values in infos if values is not None for v in values.tolist()})
-    return kinds if len(kinds) > 1 else []
+def activation_of(task: Task) -> str:
+    """The nonlinearity of all members, where it is one."""
+    if task.kinds or not task.recipe:
+        return ""
+    where = task.recipe["model"] if is_inr(task) else task.recipe.get("members", {})
+    return str(where.get("activation", ""))
 
 
 def is_inr(task: Task) -> bool:
@@ -133,7 +134,7 @@ def answers(part: Part, task: Task, k: int, seed: int = 0) -> Float[np.ndarray, 
 
 def _scores(part: Part, task: Task, x: Tensor, y: Tensor) -> Float[np.ndarray, "N 2"]:
     out = np.zeros((len(part), 2))
-    kinds: list[str | None] = [*activations(task)]
+    kinds: list[str | None] = [*task.kinds]
     own = part.info.get("config.activation")
     for module, kind in zip(modules_of(task), kinds or [None], strict=True):
         rows = np.arange(len(part)) if kind is None or own is None else np.flatnonzero(

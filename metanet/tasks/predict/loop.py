@@ -7,11 +7,10 @@ stopped and resumed on a CPU ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from math import cos, pi
@@ -21,13 +20,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metanet.errors import MetanetError
 from metanet.graph import WeightBatch
 
-STATE = "state.pt"
+STATE = "state.safetensors"
 LOG = "log.jsonl"
 
 
@@ -136,8 +137,8 @@ class _Run:
         self.device = self.parameters[0].device
         self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.lr,
                                            weight_decay=plan.weight_decay)
-        self.average = copy.deepcopy(net.state_dict())
-        self.kept = copy.deepcopy(self.average)
+        self.average = _copy(net.state_dict())
+        self.kept = _copy(self.average)
         self.at, self.steps = Progress(), 0
         self.size = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -157,7 +158,7 @@ class _Run:
                               "seconds": self.at.seconds})
         if held < self.at.best:
             self.at.best, self.at.best_epoch = held, self.at.epoch
-            self.kept = copy.deepcopy(self.average)
+            self.kept = _copy(self.average)
         self.at.epoch += 1
         self._store()
 
@@ -213,7 +214,7 @@ class _Run:
     @torch.no_grad()
     def _validate(self, val: Examples) -> float:
         """Loss of the averaged weights; the same in every process."""
-        now = copy.deepcopy(self.net.state_dict())
+        now = _copy(self.net.state_dict())
         self.net.load_state_dict(self.average)
         self.net.eval()
         total = 0.0
@@ -235,30 +236,64 @@ class _Run:
         if self.folder is None or not (self.folder / STATE).exists():
             return
         path = self.folder / STATE
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        if state["plan"] != json.dumps(asdict(self.plan), sort_keys=True):
-            raise MetanetError(f"{path}: is of another training plan; name another folder, or "
-                               "replace it with --force")
-        self.net.load_state_dict(state["net"])
-        self.average, self.kept = state["average"], state["kept"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.steps = state["steps"]
-        self.at = Progress(**json.loads(state["at"]))
-        torch.set_rng_state(state["rng"].cpu())
+        try:
+            told, found = _read(path)
+            if told["plan"] != self._plan():
+                raise MetanetError(f"{path}: is of another training plan; name another folder, or "
+                                   "replace it with --force")
+            self.net.load_state_dict(found["net"])
+            self.average = {name: v.to(self.device) for name, v in found["average"].items()}
+            self.kept = {name: v.to(self.device) for name, v in found["kept"].items()}
+            self._resume_optimiser(found.get("optimiser", {}))
+            self.steps, self.at = int(told["steps"]), Progress(**json.loads(told["at"]))
+            torch.set_rng_state(found["rng"]["cpu"])
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise MetanetError(f"{path}: cannot be read as the state of this training ({error}); "
+                               "name another folder, or replace it with --force") from error
+
+    def _plan(self) -> str:
+        return json.dumps(asdict(self.plan), sort_keys=True)
+
+    def _resume_optimiser(self, found: dict[str, Tensor]) -> None:
+        """``NUMBER/WHAT`` → the state of each parameter; the groups follow from the plan."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in found.items():
+            number, _, what = key.partition("/")
+            state.setdefault(int(number), {})[what] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
     def _store(self) -> None:
         if self.folder is None or self.rank:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        state = {"plan": json.dumps(asdict(self.plan), sort_keys=True),
-                 "net": self.net.state_dict(), "average": self.average, "kept": self.kept,
-                 "optimiser": self.optimiser.state_dict(), "steps": self.steps,
-                 "at": json.dumps(asdict(self.at)), "rng": torch.get_rng_state()}
+        moments = {f"{number}/{what}": value
+                   for number, state in self.optimiser.state_dict()["state"].items()
+                   for what, value in state.items()}
+        every = {"net": self.net.state_dict(), "average": self.average, "kept": self.kept,
+                 "optimiser": moments, "rng": {"cpu": torch.get_rng_state()}}
+        flat = {f"{part}/{name}": value.detach().clone().contiguous()
+                for part, values in every.items() for name, value in values.items()}
+        told = {"plan": self._plan(), "steps": str(self.steps), "at": json.dumps(asdict(self.at))}
         part = self.folder / f"{STATE}.part"
-        torch.save(state, part)
+        save_file(flat, part, told)
         os.replace(part, self.folder / STATE)
         lines = "".join(json.dumps(point) + "\n" for point in self.at.curve)
         (self.folder / LOG).write_text(lines, encoding="utf-8")
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Own memory for every name, also for those that share it."""
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Tensor]]]:
+    """What a state file tells in words, and its tensors by ``PART/NAME``."""
+    found: dict[str, dict[str, Tensor]] = {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - not a mapping
+            part, _, name = key.partition("/")
+            found.setdefault(part, {})[name] = file.get_tensor(key)
+        return dict(file.metadata() or {}), found
 
 
 def start_processes() -> tuple[int, int]:

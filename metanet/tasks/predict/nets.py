@@ -253,7 +253,10 @@ class ProbeNet(nn.Module):
             other.parts = first.parts
         size = int(first.c_out)  # type: ignore[arg-type]
         self.scaled = _Scaled(size)
-        self.head = _mlp(size + context, hidden, outputs, dropout, layers=2)
+        side = round(size ** 0.5)
+        on_grid = tuple(shape) == (2,) and side >= 4 and side * side == size and not context
+        self.head: nn.Module = GridHead(side, hidden, outputs, dropout) if on_grid else _mlp(
+            size + context, hidden, outputs, dropout, layers=2)
 
     def answers(self, batch: WeightBatch, context: Float[Tensor, "N a"]) -> Tensor:
         """``[N, answers]``."""
@@ -276,8 +279,35 @@ class ProbeNet(nn.Module):
 
     def forward(self, batch: WeightBatch, context: Float[Tensor, "N a"]) -> Tensor:
         """``[N, outputs]``."""
-        heard = self.scaled(self.answers(batch, context))
-        found: Tensor = self.head(torch.cat([heard, context.to(heard)], 1))
+        heard = self.answers(batch, context)
+        if not isinstance(self.head, GridHead):
+            heard = torch.cat([self.scaled(heard), context.to(heard)], 1)
+        found: Tensor = self.head(heard)
+        return found
+
+
+class GridHead(nn.Module):
+    """Convolutions over the answers of coordinate networks to probes that began on a grid.
+
+    Least and greatest answer of each member become 0 and 1, so that the range of the values that a
+    network was fitted to is forgotten.
+    """
+
+    def __init__(self, side: int, hidden: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.side = side
+        small = (side + 1) // 2
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.GELU(), nn.Conv2d(32, 64, 3, padding=1), nn.GELU(),
+            nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Dropout(dropout),
+            nn.Linear(64 * small * small, hidden // 2), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(hidden // 2, outputs))
+
+    def forward(self, answers: Float[Tensor, "N p"]) -> Tensor:
+        """``[N, outputs]``."""
+        low = answers.amin(1, keepdim=True)
+        unit = (answers - low) / (answers.amax(1, keepdim=True) - low).clamp_min(1e-6)
+        found: Tensor = self.net(unit.reshape(-1, 1, self.side, self.side) - 0.5)
         return found
 
 

@@ -99,7 +99,7 @@ class Familiar:
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Familiar:
         """From stored arrays."""
         return cls(arrays["mean"], arrays["scale"], arrays["directions"],
-                   float(arrays["threshold"]))
+                   float(arrays["threshold"].reshape(())))
 
 
 def table(batch: WeightBatch) -> Float[np.ndarray, "N d"]:

@@ -72,6 +72,7 @@ class Row:
         invariant: whether permuted copies must get equal predictions.
         suits: whether it makes sense for a task.
         seeded: whether another seed gives another result.
+        make: ``(task, budget, setting)`` → the untrained reader, of rows that learn one.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Row:
     invariant: bool = True
     suits: Callable[[Task], bool] = field(default=lambda task: True)
     seeded: bool = True
+    make: Any = None
 
 
 ROWS: dict[str, Row] = {}

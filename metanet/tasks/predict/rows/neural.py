@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from metanet.tasks.predict.data import Array, Part, Task
-from metanet.tasks.predict.images import is_inr, modules_of
+from metanet.tasks.predict.images import activation_of, is_inr, modules_of
 from metanet.tasks.predict.loop import Examples, Plan, train
 from metanet.tasks.predict.nets import (
     Both,
@@ -22,7 +22,7 @@ from metanet.tasks.predict.nets import (
     Reader,
 )
 from metanet.tasks.predict.normal import Coordinates, Normal, Waves
-from metanet.tasks.predict.rows.base import Budget, Fitted, Row, Setting, register
+from metanet.tasks.predict.rows.base import Budget, Fitted, Row, Setting, Track, register
 
 Make = Callable[[Task, Budget, Setting], Reader]
 _JOINT = 64
@@ -50,6 +50,12 @@ class Model:
         if self.classes:
             return np.asarray(found.double().softmax(1).numpy())
         return np.asarray(found[:, 0].double().numpy() * self.scale + self.mean)
+
+
+def row_of(name: str, title: str, track: Track, make: Make, settings: tuple[Setting, ...],
+           **more: Any) -> Row:
+    """A row that trains what ``make`` builds."""
+    return register(Row(name, title, track, learned(make), settings, make=make, **more))
 
 
 def learned(make: Make) -> Callable[[Task, Budget, Setting, int], Fitted]:
@@ -103,26 +109,22 @@ def examples(task: Task, part: Part, mean: float, scale: float) -> Examples:
 # ------------------------------------------------------------ what each row is made of
 
 
-def _around(task: Task) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Transformations that every reader of weights gets alike: (always, in training)."""
-    if not is_inr(task):
-        return [], []
-    return [], [Coordinates(task.space, noise=0.01)]
-
-
-def _wrapped(net: nn.Module, task: Task, pre: Sequence[nn.Module] = ()) -> Reader:
-    always, training = _around(task)
-    return Reader(net, [*always, *pre], training)
+def _wrapped(net: nn.Module, task: Task, setting: Setting, pre: Sequence[nn.Module] = ()
+             ) -> Reader:
+    """A reader with the augmentation that every reader gets alike."""
+    training = [Coordinates(task.space, noise=0.01, conventions=bool(setting.get("conventions")))
+                ] if is_inr(task) else []
+    return Reader(net, pre, training)
 
 
 def _context(task: Task) -> int:
-    return int(task.parts["train"].context.shape[1])
+    return len(task.kinds)
 
 
 def _plain(kind: type[Any], **sizes: Any) -> Make:
     def make(task: Task, budget: Budget, setting: Setting) -> Reader:
         return _wrapped(kind(task.space, task.outputs, 1, _context(task), **sizes,
-                             dropout=setting["dropout"]), task)
+                             dropout=setting["dropout"]), task, setting)
     return make
 
 
@@ -130,7 +132,7 @@ def _dws(task: Task, budget: Budget, setting: Setting) -> Reader:
     # Its weights grow with the square of the folded axes: kernels and classes.
     width = budget.width if is_inr(task) else max(4, budget.width // 4)
     return _wrapped(DWSNet(task.space, task.outputs, 1, _context(task), width=width,
-                           dropout=setting["dropout"]), task)
+                           dropout=setting["dropout"]), task, setting)
 
 
 def metanet(kind: str, width: float = 1.0, **options: Any) -> Make:
@@ -139,7 +141,7 @@ def metanet(kind: str, width: float = 1.0, **options: Any) -> Make:
         net = MetanetReader(task.space, task.outputs, 1, _context(task), kind=kind,
                             width=round(width * budget.width), dropout=setting["dropout"],
                             **options)
-        return _wrapped(net, task)
+        return _wrapped(net, task, setting)
     return make
 
 
@@ -157,11 +159,19 @@ def larger(task: Task) -> Any:
     """The members' space with the signs and scales that all of their modules have."""
     from metanet.symmetry import infer
 
+    if task.wide is not None:
+        return task.wide
     modules = modules_of(task)
     if len(modules) > 1:  # ReLU has scales, tanh has signs: none is common
         return task.space
     shape = (4, 2) if is_inr(task) else (2, 1, *[_side(task)] * 2)
-    return infer(modules[0], (torch.rand(shape),), kinds=["signed", "positive"])
+    kind = _FREEDOM.get(activation_of(task))
+    with torch.enable_grad():  # kinds are found from derivatives
+        return infer(modules[0], (torch.rand(shape),), kinds=[kind]) if kind else task.space
+
+
+# Odd functions leave signs free, homogeneous ones positive scales.
+_FREEDOM = {"sine": "signed", "tanh": "signed", "relu": "positive", "leaky_relu": "positive"}
 
 
 def _side(task: Task) -> int:
@@ -181,7 +191,8 @@ def _flagship_net(task: Task, budget: Budget, setting: Setting, outputs: int,
 def _flagship_w(task: Task, budget: Budget, setting: Setting) -> Reader:
     pre = normaliser(task)
     channels = 3 if any(isinstance(step, Waves) for step in pre) else 1
-    return _wrapped(_flagship_net(task, budget, setting, task.outputs, channels), task, pre)
+    net = _flagship_net(task, budget, setting, task.outputs, channels)
+    return _wrapped(net, task, setting, pre)
 
 
 def _flagship_q(task: Task, budget: Budget, setting: Setting) -> Reader:
@@ -190,7 +201,7 @@ def _flagship_q(task: Task, budget: Budget, setting: Setting) -> Reader:
     channels = 3 if any(isinstance(step, Waves) for step in pre) else 1
     reader = _flagship_net(task, budget, setting, _JOINT, channels)
     probes = _probe_net(task, setting, _JOINT)
-    return _wrapped(Both(reader, probes, _JOINT, task.outputs), task, pre)
+    return _wrapped(Both(reader, probes, _JOINT, task.outputs), task, setting, pre)
 
 
 def _probe_net(task: Task, setting: Setting, outputs: int) -> ProbeNet:
@@ -201,7 +212,7 @@ def _probe_net(task: Task, setting: Setting, outputs: int) -> ProbeNet:
 
 
 def _probing(task: Task, budget: Budget, setting: Setting) -> Reader:
-    return _wrapped(_probe_net(task, setting, task.outputs), task)
+    return _wrapped(_probe_net(task, setting, task.outputs), task, setting)
 
 
 def _has_code(task: Task) -> bool:
@@ -215,13 +226,12 @@ _KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "kind": "unf"},
                                {"lr": 4e-3, "dropout": 0.5, "kind": "unf"},
                                {"lr": 1.5e-3, "dropout": 0.2, "kind": "unf"})
 
-register(Row("mlp", "flat MLP", "W", learned(_plain(FlatMLP)), _LRS, invariant=False))
-register(Row("deepsets", "DeepSets per tensor", "W", learned(_plain(DeepSets)), _LRS))
-register(Row("dws", "DWS", "W", learned(_dws), _LRS))
-register(Row("unf", "UNF", "W", learned(metanet("unf", 1.5)), _LRS))
-register(Row("gmn", "GMN, parallel", "W", learned(metanet("gmn")), _LRS))
-register(Row("gmn-forward", "GMN, forward schedule", "W",
-             learned(metanet("gmn", schedule="forward")), _LRS))
-register(Row("flagship-w", "flagship W", "W", learned(_flagship_w), _KINDS))
-register(Row("probing", "probing, 64 inputs", "Q", learned(_probing), _LRS, suits=_has_code))
-register(Row("flagship-q", "flagship Q", "Q", learned(_flagship_q), _KINDS, suits=_has_code))
+row_of("mlp", "flat MLP", "W", _plain(FlatMLP), _LRS, invariant=False)
+row_of("deepsets", "DeepSets per tensor", "W", _plain(DeepSets), _LRS)
+row_of("dws", "DWS", "W", _dws, _LRS)
+row_of("unf", "UNF", "W", metanet("unf", 1.5), _LRS)
+row_of("gmn", "GMN, parallel", "W", metanet("gmn"), _LRS)
+row_of("gmn-forward", "GMN, forward schedule", "W", metanet("gmn", schedule="forward"), _LRS)
+row_of("flagship-w", "flagship W", "W", _flagship_w, _KINDS)
+row_of("probing", "probing, 64 inputs", "Q", _probing, _LRS, suits=_has_code)
+row_of("flagship-q", "flagship Q", "Q", _flagship_q, _KINDS, suits=_has_code)
