@@ -29,6 +29,7 @@ from metanet.trace.program import Program
 
 _SAME = 1e-10
 _PAIRS = 4
+_DRAWS = 8
 _DIFFERENT = 1e-8
 
 
@@ -75,7 +76,9 @@ def audit_program(program: Program, most: int = 12, seed: int = 0) -> Audit:
     chosen = _chosen(list(_probes(found)), most, rng)
     hits = [(probe, hit) for probe in chosen
             if (hit := _try(trial, found, probe, rng)) is not None]
-    for again in (1, 2) if hits else ():  # dead units and saturation can hide what a swap changes
+    for again in range(1, _DRAWS + 1):  # dead units, saturation, choices hide what a swap changes
+        if not hits:
+            break
         trial.draw(seed + again, 1.0 / again)
         hits = [(probe, hit) for probe, hit in hits
                 if not _changes(trial, found, probe, hit.indices)]

@@ -275,7 +275,8 @@ class _Tracker:
     def _bind(self, op: Op, out: Any, inputs: Sequence[Value]) -> None:
         out = self._typed(op, out)
         self.env[op.out.index] = out
-        self.found.values += [v.seen for v in (*inputs, *tensors_in(out))]
+        told = (v for v in (*inputs, *tensors_in(out)) if not v.uniform)  # a constant stays itself
+        self.found.values += [v.seen for v in told]
 
     def _typed(self, op: Op, out: Any) -> Any:
         """The output with the types that were recorded; what is written to has no known copies."""

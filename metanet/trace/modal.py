@@ -83,7 +83,8 @@ def _with_images(config: Any, order: list[str], dtype: torch.dtype, words: Named
         if decoder:
             yield {**words, name: image, **decoder}
         yield {**words, name: image}
-        for frames in dict.fromkeys([field(vision(config), "num_frames") or 2, 2]):
+        told = field(vision(config), "num_frames") or field(config, "num_frames")
+        for frames in dict.fromkeys([told or 2, 2]):
             yield {**words, name: normal(2, frames, *image.shape[1:], dtype=dtype)}
 
 

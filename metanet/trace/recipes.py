@@ -16,6 +16,7 @@ from metanet.trace.fields import (
     field,
     ids,
     normal,
+    number,
     ones,
     patch,
     pixels,
@@ -23,6 +24,7 @@ from metanet.trace.fields import (
     sizes,
     vision,
 )
+from metanet.trace.recipes_media import MEDIA
 
 Recipe = Callable[[Any, torch.dtype], Named]
 
@@ -76,9 +78,14 @@ def _steps(config: Any, dtype: torch.dtype) -> Named:
             "attention_mask": ones(2, 5)}
 
 
+def _patch_width(config: Any) -> int:
+    told = number(vision(config), "patch_embed_hidden_size")
+    return told or channels(config) * patch(config) ** 2
+
+
 def _flat_patches(config: Any, dtype: torch.dtype) -> Named:
     """Row and column of each patch before its pixels, and what is asked of them."""
-    wide = channels(config) * patch(config) ** 2
+    wide = _patch_width(config)
     place = torch.tensor([[r, c] for r in range(1, 3) for c in range(1, 4)], dtype=dtype)
     rows = torch.cat([place[None].expand(2, -1, -1), normal(2, 6, wide, dtype=dtype)], -1)
     return {"flattened_patches": rows, "attention_mask": torch.ones(2, 6, dtype=dtype),
@@ -112,7 +119,7 @@ def _in_the_text(config: Any, dtype: torch.dtype) -> Named:
     places = config.latent_query_num
     row = plain_ids(config, 1, places + 4)
     marks = (torch.arange(places + 4) < places)[None].long()
-    wide, side = channels(config) * patch(config) ** 2, torch.arange(1, 3)
+    wide, side = _patch_width(config), torch.arange(1, 3)
     at = torch.cartesian_prod(side, side).to(dtype)[None]
     flat = torch.cat([at, normal(1, 4, wide, dtype=dtype)], -1)
     return {"pixel_values": pixels(config, sizes(config)[0], dtype, batch=1), "input_ids": row,
@@ -239,6 +246,7 @@ _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
     (("input_ids", "protein_input_ids"), _beside_protein),
 )
 _BY_TYPE: dict[str, Recipe] = {
+    **MEDIA,
     "patchtsmixer": _patched_series, "patchtst": _patched_series,
     "kosmos-2": _in_the_text, "kosmos-2.5": _in_the_text, "idefics": _beside_text,
     "mllama": _crossed, "seggpt": _painted, "pi0": _robot, "muse_glimmer_assistant": _draft,

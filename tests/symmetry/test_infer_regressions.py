@@ -370,3 +370,28 @@ def test_a_constant_that_repeats_ties_nothing_down(alike: bool) -> None:
     space, found = proved(Blurred(alike), torch.randn(2, 3, 15, 19))
     assert found.ok == alike  # a space without a live group proves nothing
     assert signatures(space) == (models.s(6) if alike else [])
+
+
+class Points(nn.Module):
+    """Three heads of four points each, with one scale for each point."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.where, self.what, self.out = nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(3, 2)
+        self.scale = nn.Buffer(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.where(x).unflatten(-1, (3, 4)) * self.scale).softmax(-1)
+        return self.out((weights * self.what(x).unflatten(-1, (3, 4))).sum(-1))
+
+
+@pytest.mark.parametrize(("scale", "groups"), [
+    (torch.full((4,), 0.5), models.s(3) + models.s(4, over=(3,))),
+    (torch.arange(4.0) + 1, models.s(3)),
+])
+def test_a_constant_does_not_bind_points_of_one_head_to_those_of_others(
+    scale: Tensor, groups: list
+) -> None:
+    space, found = proved(Points(scale), torch.randn(2, 7, 5))
+    assert signatures(space) == sorted(groups)
+    assert found.ok, found.report()

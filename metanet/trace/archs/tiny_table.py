@@ -76,6 +76,10 @@ _TEXT_FINDER = {"intraclass_block_config": _lines(), "scale_factor_list": [1, 2,
 _EDGE_VISION: dict[str, Any] = {
     "fpn_hidden_size": 32, "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
     "backbone_channel_list": [192, 48, 32, 32], "backbone_config": _TIMM}
+_PE: dict[str, Any] = {
+    "architecture": "vit_pe_core_tiny_patch16_384", "model_args": {
+        "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [64, 64],
+        "ref_feat_shape": [4, 4]}}
 _SAM2_VISION = {**_SAM2_NECK, "backbone_config": _HIERA}
 
 
@@ -103,7 +107,8 @@ TABLE: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
     "neomme": {"layer_types": _MIXED, "head_dim": 16},
     "cvt": {"depth": [1, 2, 3]},
-    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, 0]}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, 0]},
+               "vision_config": {"image_size": [32, 32], "image_num_pos": 16}},
     "qwen3_omni_moe": {"talker_config": {
         "spatial_merge_size": 2, "text_config": {"shared_expert_intermediate_size": 16}}},
     "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
@@ -122,9 +127,8 @@ TABLE: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 8, "qk_head_dim": 16},
     "perception_lm": {"vision_config": {
         "architecture": "vit_pe_core_tiny_patch16_384", "model_args": {
-            "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": [64, 64],
-            "global_pool": "", "use_post_transformer_norm": False, "init_values": 0.1,
-            "ref_feat_shape": [4, 4]}}},
+            **_PE["model_args"], "global_pool": "", "use_post_transformer_norm": False,
+            "init_values": 0.1}}},
     "vibevoice": {"audio_config": _CODEC, "semantic_model_config": _CODEC,
                   "diffusion_head_config": {"frequency_embedding_size": 16, "latent_size": 32}},
     "vibevoice_asr": {"acoustic_tokenizer_encoder_config": _CODEC,
@@ -148,8 +152,9 @@ TABLE: dict[str, dict[str, Any]] = {
         "audio_token_id": 93, "vision_soft_tokens_per_image": 4,
         "audio_soft_tokens_per_image": 12},
     "autoformer": _SERIES, "informer": _SERIES, "time_series_transformer": _SERIES,
-    "omdet-turbo": {"text_projection_in_dim": 32, "text_projection_out_dim": 32,
-                    "class_embed_dim": 32, "vision_features_channels": [32, 32, 32]},
+    "omdet-turbo": {"text_config": {"hidden_size": 48, "projection_dim": 48},
+                    "text_projection_in_dim": 48, "text_projection_out_dim": 48,
+                    "class_embed_dim": 48, "vision_features_channels": [32, 32, 32]},
     "clvp": {"text_config": _CLVP, "speech_config": _CLVP},
     "clap": {"audio_config": {"spec_size": 64, "num_mel_bins": 16, "window_size": 2,
                               "patch_size": 4, "patch_stride": [4, 4]}},
@@ -161,9 +166,23 @@ TABLE: dict[str, dict[str, Any]] = {
     "glm5_next_text": {"index_topk": 4, "index_kpool": 2},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "input_size": 32},
     "levit": {"image_size": 128}, "swinv2": {"image_size": 64},
+    "tvp": {"max_img_size": 64, "visual_prompt_size": 8},
+    "zoedepth": {"bottleneck_features": 32},
+    "fast_vlm": {"vision_config": {"architecture": "fastvit_t8", "hidden_size": 256,
+                                   "model_args": {"layers": [1, 1, 1, 1],
+                                                  "embed_dims": [16, 32, 64, 128]}}},
+    "minicpmv4_7_vision": {"insert_layer_id": 0},
+    "minicpmv4_7": {"vision_config": {"insert_layer_id": 0}},
+    "xmod": {"default_language": "en_XX"},
+    "kosmos-2.5": {"latent_query_num": 8},
+    "pe_video": {"video_config": {"vision_config": _PE}},
+    "pe_video_encoder": {"vision_config": _PE},
+    "step3p7": {"text_config": {"sliding_window": 4}},
     "videoprism": {"vision_config": {"image_size": 54}},
     "videoprism_vision_model": {"image_size": 54},
     "glmasr": {"audio_config": {"intermediate_size": 128}},
+    "qwen2_5_omni_thinker": {"audio_config": {"output_dim": 32}},
+    "qwen3_asr": {"audio_config": {"output_dim": 32}},
     "video_llava": {"vision_config": {"num_hidden_layers": 3}},
     "uvdoc": {"backbone_config": {**_WARP, "out_indices": [1, 2, 3, 4, 5, 6]},
               "bridge_connector": [32, 32], "out_point_positions2D": [[32, 16], [16, 2]]},
