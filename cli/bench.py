@@ -30,6 +30,8 @@ def bench(
     epochs: Annotated[Number, typer.Option("--epochs", min=1)] = None,
     seeds: Annotated[Number, typer.Option("--seeds", min=1)] = None,
     trials: Annotated[Number, typer.Option("--trials", min=1, max=4)] = None,
+    limit: Annotated[Number, typer.Option("--limit", min=40, help="Members of each zoo to take, "
+                                          "at most.")] = None,
     data: Annotated[Optional[str], typer.Option(  # noqa: UP045
         "--data", metavar="PATH", help="Data for building zoos; else METANET_DATA.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace results of another plan.")
@@ -51,7 +53,7 @@ def bench(
     changed = {k: v for k, v in (("epochs", epochs), ("seeds", seeds), ("trials", trials)) if v}
     budget = replace(QUICK if quick else SUITES[suite].budget, **changed)
     options = Options(out, zoos, wild, quick, tuple(rows.split(",")) if rows else (), budget,
-                      force, data)
+                      limit, force, data)
     document = run(chosen, options, sink.say)
     bench_page(document, out)
     sink.result(document, _text(document))

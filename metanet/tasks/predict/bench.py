@@ -20,6 +20,7 @@ from metanet.tasks.predict.attribution import attribution
 from metanet.tasks.predict.data import Array, Part, Task, load, load_folds
 from metanet.tasks.predict.images import is_inr, module_of, render
 from metanet.tasks.predict.rows import ROWS, Budget, Fitted, Row, row
+from metanet.tasks.predict.rows.neural import has_code, larger
 from metanet.tasks.predict.strangers import strangers
 from metanet.tasks.predict.suites import QUICK, QUICK_ROWS, Board, Suite
 from metanet.tasks.predict.table import Scored, summarise
@@ -40,6 +41,7 @@ class Options:
         quick: the small size.
         rows: names of rows; by default all that suit.
         budget: of every row; by default the suite's.
+        limit: members of each zoo to take, at most.
         force: replace results of another plan.
         data: where the data sets are; by default METANET_DATA.
     """
@@ -50,6 +52,7 @@ class Options:
     quick: bool = False
     rows: tuple[str, ...] = ()
     budget: Budget | None = None
+    limit: int | None = None
     force: bool = False
     data: str | None = None
 
@@ -86,7 +89,8 @@ class Stage:
 
 
 def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[str, Any]:
-    """Run a suite, or go on with it. Writes ``OUT/result.json`` after every row.
+    """Run a suite, or go on with it. Every fit is kept; ``OUT/result.json`` is
+    written after every board.
 
     Raises:
         MetanetError: if the folder holds the results of another plan.
@@ -104,7 +108,7 @@ def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[
         for one in chosen:
             if one.suits(stage.task):
                 _row(one, stage, budget, options.out, say)
-                write(suite, stages, chosen, budget, options)
+        write(suite, stages, chosen, budget, options)
     return write(suite, stages, chosen, budget, options)
 
 
@@ -113,7 +117,7 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
     for board in suite.boards:
         zoo = _zoo(board, options, say)
         for number, cut in enumerate(board.cuts):
-            tasks = load_folds(zoo, board.goal, cut, limit=board.limit)
+            tasks = _freed(load_folds(zoo, board.goal, cut, limit=options.limit))
             tests: dict[str, Part] = {}
             census = {cut.name: dict(tasks[0].census)}
             if number == 0 and board.wild and options.wild and not options.quick:
@@ -128,6 +132,12 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
                 census["data set"] = dict(other.census)
             short = board.goal.column.split(".")[-1]
             yield Stage(f"{board.recipe}, {short}, {cut.name}", tasks, tests, census)
+
+
+def _freed(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Tasks that know their signs and scales, so that no fit has to find them again."""
+    wide = larger(tasks[0]) if has_code(tasks[0]) else None
+    return tuple(replace(task, wide=wide) for task in tasks)
 
 
 def _all(parts: Sequence[Part]) -> Part:
@@ -167,8 +177,8 @@ def _zoo(board: Board, options: Options, say: Say) -> Any:
 
 def _claim(suite: Suite, options: Options, budget: Budget) -> None:
     """The folder is of this plan, or is made so."""
-    plan = json.dumps({"suite": suite.name, "quick": options.quick, "budget": asdict(budget)},
-                      sort_keys=True)
+    plan = json.dumps({"suite": suite.name, "quick": options.quick, "budget": asdict(budget),
+                       "limit": options.limit}, sort_keys=True)
     path = options.out / "plan.json"
     if path.exists() and path.read_text(encoding="utf-8") != plan and not options.force:
         raise MetanetError(f"{options.out}: holds results of another plan; name another folder, "
@@ -338,7 +348,7 @@ def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: 
         "suite": suite.name, "about": suite.about, "quick": options.quick,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
                    f"{torch.__version__}, {torch.get_num_threads()} thread",
-        "command": f"metanet bench {suite.name}{' --quick' if options.quick else ''} -o OUT",
+        "command": _command(suite, budget, options),
         "budget": asdict(budget), "rows": rows, "census": census, "flags": flags}
     _write(options.out / "result.json", document)
     return document
@@ -373,6 +383,17 @@ def _beside(fits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "coverage": {"strangers": float(covered)},
             "seconds": sum(fit["seconds"] for fit in fits),
             "parameters": max(fit["parameters"] for fit in fits)}
+
+
+def _command(suite: Suite, budget: Budget, options: Options) -> str:
+    """What gives this result again."""
+    usual = QUICK if options.quick else suite.budget
+    words = ["--quick"] if options.quick else ["--zoos ZOOS"]
+    words += [f"--{name} {getattr(budget, name)}" for name in ("epochs", "seeds", "trials")
+              if getattr(budget, name) != getattr(usual, name)]
+    words += ["--wild DIR"] if options.wild and any(b.wild for b in suite.boards) else []
+    words += [f"--limit {options.limit}"] if options.limit else []
+    return " ".join(["metanet bench", suite.name, *words, "-o OUT"])
 
 
 def _see(stage: Stage, out: Path) -> None:

@@ -155,7 +155,7 @@ class DeepSets(nn.Module):
     """Each tensor as a set of numbers (arXiv 1703.06114): blind to all wiring."""
 
     def __init__(self, space: WeightSpace, outputs: int, channels: int = 1, context: int = 0,
-                 width: int = 64, hidden: int = 256, dropout: float = 0.2) -> None:
+                 width: int = 32, hidden: int = 256, dropout: float = 0.2) -> None:
         super().__init__()
         self.names = tuple(block.name for n in space.tensors for block in space.blocks(n))
         rows = len(self.names)

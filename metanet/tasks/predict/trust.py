@@ -18,6 +18,7 @@ from metanet.tasks.predict.data import Array
 LEVEL = 0.9
 _KEPT = 0.99
 _FLOOR = 1e-3
+_NEVER = 1e12
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Familiar:
     def fit(cls, train: WeightBatch, calib: WeightBatch) -> Familiar:
         """From the training part, with the threshold of the calibration part."""
         x = table(train)
-        mean, scale = x.mean(0), np.maximum(x.std(0), 1e-9)
+        deviation = x.std(0)
+        # What never differs tells nothing, and its last bits shall not.
+        mean, scale = x.mean(0), np.where(deviation > 1e-8, deviation, _NEVER)
         z = (x - mean) / scale
         _, s, vt = np.linalg.svd(z, full_matrices=False)
         spread = s / np.sqrt(max(len(x) - 1, 1))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from metanet.tasks.predict import metrics
 from metanet.tasks.predict.data import Array, Part, Task
 from metanet.tasks.predict.images import activation_of, is_inr, modules_of
 from metanet.tasks.predict.loop import Examples, Plan, train
@@ -23,6 +24,8 @@ from metanet.tasks.predict.nets import (
 )
 from metanet.tasks.predict.normal import Coordinates, Normal, Waves
 from metanet.tasks.predict.rows.base import Budget, Fitted, Row, Setting, Track, register
+from metanet.tasks.predict.rows.reference import boosted
+from metanet.tasks.predict.trust import table
 
 Make = Callable[[Task, Budget, Setting], Reader]
 _JOINT = 64
@@ -104,6 +107,65 @@ def examples(task: Task, part: Part, mean: float, scale: float) -> Examples:
         return Examples(part.batch, part.context, torch.from_numpy(part.y))
     z = (task.goal.forward(part.y) - mean) / scale
     return Examples(part.batch, part.context, torch.from_numpy(z).float()[:, None])
+
+
+# ------------------------------------------------------------ readers and trees together
+
+
+def blended(make: Make) -> Callable[[Task, Budget, Setting, int], Fitted]:
+    """A reader and boosted trees, averaged by the weight that is best on validation.
+
+    The trees see statistics and spectra of the same normalised weights as the reader, so that
+    together they are as blind to signs and scales as it is. Little data suits trees, more data
+    suits readers; which it is, validation says.
+    """
+
+    def fit(task: Task, budget: Budget, setting: Setting, seed: int) -> Fitted:
+        reader = learned(make)(task, budget, setting, seed)
+        pre = [step for step in normaliser(task) if isinstance(step, Normal)]
+        trees = boosted(lambda part: _summary(part, pre))(task, budget, _TREES, seed)
+        val = task.parts["val"]
+        share = _share(task, reader.predict(val), trees.predict(val))
+
+        def predict(part: Part) -> Array:
+            return _mixed(task, reader.predict(part), trees.predict(part), share)
+
+        return Fitted(predict, reader.parameters, reader.curve, reader.model)
+
+    return fit
+
+
+_TREES: Setting = {"max_leaf_nodes": 8, "learning_rate": 0.05, "max_features": 0.3}
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@torch.no_grad()
+def _summary(part: Part, pre: Sequence[nn.Module]) -> Array:
+    batch = part.batch
+    for step in pre:
+        batch = step(batch)
+    return np.concatenate([table(batch), part.context.numpy()], 1)
+
+
+def _mixed(task: Task, one: Array, other: Array, share: float) -> Array:
+    """Averages of probabilities, or of numbers on the learned scale."""
+    if task.goal.kind == "classification":
+        return share * one + (1 - share) * other
+    return task.goal.back(share * task.goal.forward(one) + (1 - share) * task.goal.forward(other))
+
+
+def _share(task: Task, one: Array, other: Array) -> float:
+    """The share of the first with the least loss on validation; the middle one where they tie."""
+    y = task.parts["val"].y
+
+    def loss(share: float) -> tuple[float, float]:
+        found = _mixed(task, one, other, share)
+        if task.goal.kind == "classification":
+            return metrics.log_loss(found, y), abs(share - 0.5)
+        error = task.goal.forward(found) - task.goal.forward(y)
+        return float(np.square(error).mean()), abs(share - 0.5)
+
+    return min(_SHARES, key=loss)
 
 
 # ------------------------------------------------------------ what each row is made of
@@ -215,7 +277,8 @@ def _probing(task: Task, budget: Budget, setting: Setting) -> Reader:
     return _wrapped(_probe_net(task, setting, task.outputs), task, setting)
 
 
-def _has_code(task: Task) -> bool:
+def has_code(task: Task) -> bool:
+    """Whether the zoo's recipe names the code of its members."""
     return "model" in task.recipe or "arch" in task.recipe
 
 
@@ -232,6 +295,7 @@ row_of("dws", "DWS", "W", _dws, _LRS)
 row_of("unf", "UNF", "W", metanet("unf", 1.5), _LRS)
 row_of("gmn", "GMN, parallel", "W", metanet("gmn"), _LRS)
 row_of("gmn-forward", "GMN, forward schedule", "W", metanet("gmn", schedule="forward"), _LRS)
-row_of("flagship-w", "flagship W", "W", _flagship_w, _KINDS)
-row_of("probing", "probing, 64 inputs", "Q", _probing, _LRS, suits=_has_code)
-row_of("flagship-q", "flagship Q", "Q", _flagship_q, _KINDS, suits=_has_code)
+register(Row("flagship-w", "flagship W", "W", blended(_flagship_w), _KINDS, make=_flagship_w))
+row_of("probing", "probing, 64 inputs", "Q", _probing, _LRS, suits=has_code)
+register(Row("flagship-q", "flagship Q", "Q", blended(_flagship_q), _KINDS, suits=has_code,
+             make=_flagship_q))
