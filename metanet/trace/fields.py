@@ -15,6 +15,7 @@ _VISION = ("vision_config", "image_config", "vision_tower_config", "vision_encod
            "vit_config", "backbone_config", "encoder")
 _AUDIO = ("audio_config", "audio_encoder_config", "encoder_config", "speech_config",
           "audio_encoder", "audio_tower_config")
+_SMALL = 128 * 128
 _TEXT_SIZES = ("hidden_size", "d_model", "n_embd")
 
 
@@ -96,6 +97,13 @@ def sizes(config: Any) -> list[tuple[int, int]]:
         side = side[0]
     square = [(int(side), int(side))] if side else []
     return [*square, (64, 96), (64, 64), (128, 128), (224, 224), (256, 256)]
+
+
+def sizes_to_try(config: Any) -> list[tuple[int, int]]:
+    """The same sizes, small ones first: whoever takes images of any size is quick on these."""
+    found = sizes(config)
+    small = [(high, wide) for high, wide in found if high * wide <= _SMALL]
+    return [*small, *(size for size in found if size not in small)]
 
 
 def channels(config: Any) -> int:

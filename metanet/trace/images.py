@@ -22,7 +22,7 @@ from metanet.trace.fields import (
     patch,
     pixels,
     plain_ids,
-    sizes,
+    sizes_to_try,
     vision,
 )
 
@@ -53,7 +53,7 @@ def _image_packs(config: Any, order: Collection[str], dtype: torch.dtype) -> Ite
         if grid in order:
             yield from _in_rows(config, order, dtype, pixel_name, grid)
     yield from _placed_patches(config, order, dtype, pixel_name)
-    for size in sizes(config)[:3]:
+    for size in sizes_to_try(config)[:4]:
         yield from _tiled(config, order, dtype, pixel_name, size)
         yield from _plain(config, order, dtype, pixel_name, size)
 
@@ -129,7 +129,7 @@ def _plain(config: Any, order: Collection[str], dtype: torch.dtype, name: str,
            size: tuple[int, int]) -> Iterator[Named]:
     one = pixels(config, size, dtype, batch=1)
     if "high_res_pixel_values" in order:
-        for finer in sizes(config)[:3]:
+        for finer in sizes_to_try(config)[:3]:
             yield {name: one, "high_res_pixel_values": pixels(config, finer, dtype, batch=1)}
     yield {name: one}
     yield {name: one[:, None]}
@@ -153,7 +153,7 @@ def film_packs(config: Any, order: Collection[str], dtype: torch.dtype) -> Itera
         rows = normal(1, 2, 36, channels(config) * side * side, dtype=dtype)
         yield {name: rows, "video_position_ids": at.expand(2, -1, -1)[None].contiguous()}
     frames = field(vision(config), "num_frames", "frames_per_clip")
-    for size in sizes(config)[:2]:
+    for size in sizes_to_try(config)[:4]:
         for count in dict.fromkeys([frames, 2]):
             if isinstance(count, int) and count <= 64:
                 yield {name: normal(1, count, channels(config), *size, dtype=dtype)}

@@ -22,7 +22,7 @@ from metanet.trace.fields import (
     ones,
     pixels,
     plain_ids,
-    sizes,
+    sizes_to_try,
     vision,
     vocab,
 )
@@ -76,7 +76,7 @@ def _pairs(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named]
 def _with_images(config: Any, order: list[str], dtype: torch.dtype, words: Named, name: str
                  ) -> Iterator[Named]:
     decoder = _decoder(config, order)
-    for size in sizes(config)[:4]:
+    for size in sizes_to_try(config)[:4]:
         image = pixels(config, size, dtype)
         if "bbox" in order:
             yield {**words, "bbox": _boxes(), name: image, **decoder}
@@ -126,7 +126,7 @@ def _images(config: Any, order: list[str], dtype: torch.dtype) -> Iterator[Named
     decoder = _decoder(config, order)
     names = [n for n in ("pixel_values", "pixel_values_videos") if n in order]
     for name in names:
-        for size in sizes(config):
+        for size in sizes_to_try(config):
             image = pixels(config, size, dtype)
             yield {name: image, **decoder}
             for frames in dict.fromkeys(
