@@ -45,7 +45,7 @@ _LAZY = {
     "ParameterGraph": "metanet.graph",
 }
 _ROOMS = ("checkpoint", "trace", "symmetry", "graph", "nn", "models", "report", "tasks", "testing",
-          "zoo")
+          "zoo", "optim")
 
 __all__ = [
     "CheckpointError",

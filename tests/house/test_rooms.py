@@ -15,8 +15,8 @@ import metanet
 
 ROOMS = ("errors", "checkpoint", "trace", "symmetry", "graph", "zoo", "nn", "models", "report",
          "tasks", "testing", "cli")
-# The two doors of the package: lazy names, and `python -m metanet`.
-DOORS = {"metanet/__init__.py", "metanet/__main__.py"}
+# The doors of the package: lazy names, `python -m metanet`, `metanet.optim`.
+DOORS = {"metanet/__init__.py", "metanet/__main__.py", "metanet/optim.py"}
 # What pip calls the distribution -> what Python calls the module.
 MODULES = {"torch-geometric": "torch_geometric", "huggingface-hub": "huggingface_hub",
            "scikit-learn": "sklearn", "pyyaml": "yaml", "types-pyyaml": "yaml",

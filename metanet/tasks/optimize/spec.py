@@ -1,0 +1,180 @@
+"""Learned nets as plain data: what they read, how many weights they have, files and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from math import log, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metanet.errors import MetanetError
+
+KINDS = ("element", "context", "unf", "gmn")
+FORMAT = "metanet.optimizer"
+BASE = 1e-3
+_BASIC, _POOLED, _CONTEXT, _SCALE = 10, 2, 6, 7
+_MOMENTA = {"element": (0.9, 0.99, 0.999), "context": (0.9, 0.99, 0.999),
+            "unf": (0.9, 0.1, 0.5, 0.99, 0.999, 0.9999),
+            "gmn": (0.9, 0.1, 0.5, 0.99, 0.999, 0.9999)}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a learned net is.
+
+    Attributes:
+        kind: ``element`` (per-entry MLP, after Celo2, arXiv 2602.19142), ``context`` (the same
+            with the statistics of the neurons that an entry touches), ``unf`` or ``gmn`` (a
+            network over the weights, arXiv 2402.05232 and 2403.12143).
+        hidden: width of the hidden layers.
+        depth: layers of ``unf`` and ``gmn``.
+        base: what ``unf`` and ``gmn`` are residuals on: ``adam`` or ``momentum``.
+        space: digest of the space that a ``unf`` or ``gmn`` net belongs to, else empty.
+    """
+
+    kind: str = "element"
+    hidden: int = 8
+    depth: int = 3
+    base: str = "adam"
+    space: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise MetanetError(f"no learned net of kind {self.kind!r}; there are "
+                               f"{', '.join(KINDS)}")
+        if self.base not in ("adam", "momentum"):
+            raise MetanetError(f"base={self.base!r} is not known; known are adam and momentum")
+        if not 1 <= self.hidden <= 256 or not 1 <= self.depth <= 16:
+            raise MetanetError(f"hidden={self.hidden}, depth={self.depth} is out of range: at "
+                               "most 256 and 16")
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Decays of the momenta; the first one is that of Adam."""
+        return _MOMENTA[self.kind]
+
+    @property
+    def square(self) -> float:
+        """Decay of the mean square of the gradient."""
+        return 0.999
+
+    @property
+    def structured(self) -> bool:
+        """Whether the net is a network over the weights, and so belongs to one space."""
+        return self.kind in ("unf", "gmn")
+
+    @property
+    def inputs(self) -> int:
+        """Features of an entry."""
+        return _BASIC + _POOLED + (_CONTEXT if self.kind == "context" else 0)
+
+    @cached_property
+    def pieces(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the weights of a per-entry net, in the order of the vector."""
+        h = self.hidden
+        return {"w1": (h, self.inputs), "b1": (h, 1), "w2": (h, h), "b2": (h, 1), "w3": (2, h),
+                "b3": (2, 1), "s1": (h, _SCALE), "c1": (h, 1), "s2": (1, h), "c2": (1, 1)}
+
+    def start(self, seed: int = 0) -> Float[Tensor, " n"]:
+        """Weights of a per-entry net that is Adam at a step size of 0.001."""
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        for name, shape in self.pieces.items():
+            value = torch.zeros(shape)
+            if name in ("w1", "w2", "s1"):
+                value = torch.randn(shape, generator=generator) / sqrt(shape[1])
+            found.append(value.flatten())
+        return torch.cat(found)
+
+    def unpack(self, theta: Float[Tensor, "R n"]) -> dict[str, Tensor]:
+        """``[R, n]`` → name → ``[R, *shape]``."""
+        found, at = {}, 0
+        for name, shape in self.pieces.items():
+            size = shape[0] * shape[1]
+            found[name] = theta[:, at:at + size].view(-1, *shape)
+            at += size
+        if at != theta.shape[1]:
+            raise MetanetError(f"a net of kind {self.kind} and width {self.hidden} has {at} "
+                               f"weights, not {theta.shape[1]}")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A learned net: its description, its weights, and what is known of its training.
+
+    Attributes:
+        spec: what it is.
+        theta: all weights as one float32 vector.
+        about: plain data: recipe, steps, seeds. Does not count in the hash.
+    """
+
+    spec: Spec
+    theta: Float[Tensor, " n"]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex sha256 of description and weights."""
+        digest = hashlib.sha256(json.dumps(asdict(self.spec), sort_keys=True).encode())
+        digest.update(self.theta.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def with_theta(self, theta: Tensor) -> Net:
+        """The same net with other weights."""
+        return replace(self, theta=theta.detach().clone().float())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a safetensors file."""
+        told = {"format": FORMAT, "spec": json.dumps(asdict(self.spec)),
+                "about": json.dumps(dict(self.about))}
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(".part")
+        save_file({"theta": self.theta.detach().cpu().float().contiguous()}, part, told)
+        os.replace(part, target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Net:
+        """Read what ``save`` wrote.
+
+        Raises:
+            MetanetError: if it is something else.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                told = file.metadata() or {}
+                if told.get("format") != FORMAT:
+                    raise MetanetError(f"{path}: is no learned optimizer of metanet")
+                spec = Spec(**json.loads(told["spec"]))
+                net = cls(spec, file.get_tensor("theta").float(), json.loads(told["about"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise MetanetError(f"{path}: cannot be read as a learned optimizer ({error})") \
+                from error
+        if not spec.structured:
+            spec.unpack(net.theta[None])
+        if not bool(net.theta.isfinite().all()):
+            raise MetanetError(f"{path}: has weights that are not finite")
+        return net
+
+
+def fresh(kind: str = "element", hidden: int = 8, seed: int = 0) -> Net:
+    """An untrained per-entry net: it steps as Adam does."""
+    spec = Spec(kind, hidden)
+    return Net(spec, spec.start(seed), {"trained": False})
+
+
+LOG_MOST = log(30.0)
+"""Logarithm of the largest factor by which a net may change the length of Adam's step."""
