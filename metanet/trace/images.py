@@ -123,6 +123,7 @@ def _tiled(config: Any, order: Collection[str], dtype: torch.dtype, name: str,
         yield {name: strip, "target_sizes": torch.tensor([_GRID])}
     if "pixel_attention_mask" in order:
         yield {name: one[:, None], "pixel_attention_mask": ones(1, 1, *size)}
+        yield {name: one[:, None], "pixel_attention_mask": ones(1, 1).bool()}
 
 
 def _plain(config: Any, order: Collection[str], dtype: torch.dtype, name: str,

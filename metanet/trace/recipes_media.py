@@ -62,8 +62,8 @@ def _pooled_patches(config: Any, dtype: torch.dtype) -> Named:
     count = len(pooling)
     wide = channels(config) * patch(config) ** 2
     return {"input_ids": _row(config, (config.image_token_id, count)),
-            "pixel_values": normal(1, rows * rows, wide, dtype=dtype)[None],
-            "image_token_pooling": pooling[None],
+            "pixel_values": normal(1, rows * rows, wide, dtype=dtype),
+            "image_token_pooling": pooling,
             "image_grids": torch.tensor([[rows // 2, rows // 2, 0, 0]]),
             "image_num_crops": torch.tensor([1])}
 
@@ -75,7 +75,7 @@ def _listened(config: Any, dtype: torch.dtype) -> Named:
     row = _row(config, (config.audio_token_id, frames // 4))
     return {"input_ids": row, "attention_mask": torch.ones_like(row),
             "input_features": normal(1, heard.num_mel_bins, frames, dtype=dtype),
-            "input_features_mask": ones(1, frames)}
+            "input_features_mask": ones(1, frames), "feature_attention_mask": ones(1, frames)}
 
 
 def _patches_in_order(config: Any, dtype: torch.dtype) -> Named:
@@ -97,9 +97,27 @@ def _one_film(config: Any, dtype: torch.dtype) -> Named:
             "pixel_values": normal(1, config.num_frames, 3, side, side, dtype=dtype)}
 
 
+def _quantised(config: Any, dtype: torch.dtype) -> Named:
+    """An image that becomes one token per patch, and the grid of the image to be made."""
+    side, (high, broad) = patch(config), (4, 6)
+    wide = channels(config) * side * side
+    return {"input_ids": _row(config, (config.image_token_id, high * broad)),
+            "pixel_values": normal(high * broad, wide, dtype=dtype),
+            "image_grid_thw": torch.tensor([[1, high, broad], [1, high, broad]])}
+
+
+def _melody(config: Any, dtype: torch.dtype) -> Named:
+    """Words, the notes of a tune, and codes of several books."""
+    words = plain_ids(config, 2, 6)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words),
+            "input_features": normal(2, 7, config.num_chroma, dtype=dtype),
+            "decoder_input_ids": ids(30, 2 * config.decoder.num_codebooks, 5)}
+
+
 MEDIA: dict[str, Callable[[Any, torch.dtype], Named]] = {
     "inkling2": _merged_patches, "inkling_mm_model": _films_and_codes, "molmo2": _pooled_patches,
-    "musicflamingo": _listened, "neomme": _patches_in_order, "minicpmv4_7_vision": _merging,
-    "tvp": _one_film,
+    "musicflamingo": _listened, "qwen2_audio": _listened, "neomme": _patches_in_order,
+    "minicpmv4_7_vision": _merging, "tvp": _one_film, "glm_image": _quantised,
+    "musicgen_melody": _melody,
 }
 """Model type → what its forward takes."""

@@ -60,6 +60,18 @@ def rows_written(x: Tensor) -> Tensor:
     return y
 
 
+def row_written(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[MASK] = x[0, 0].tanh()
+    return y
+
+
+def part_written(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[MASK] = torch.arange(12.0)
+    return y
+
+
 def rows_scattered(x: Tensor) -> Tensor:
     mask = MASK.unsqueeze(-1).expand_as(x)
     return x.masked_scatter(mask, x.tanh().flatten(0, 1))
@@ -84,6 +96,8 @@ BODIES: dict[str, tuple[Callable[[Tensor], Tensor], int, list]] = {
     "mask and number": (lambda x: x.unsqueeze(1)[:, 0][MASK[0].expand(2, 4), :3], 3, s(3, 9)),
     "filled": (filled, 12, s(12)),
     "rows written": (rows_written, 12, s(12)),
+    "row written": (row_written, 12, s(12)),
+    "numbers written": (part_written, 12, []),
     "rows scattered": (rows_scattered, 12, s(12)),
     "selected": (lambda x: torch.masked_select(x, MASK[..., None]).reshape(-1, 12), 12, []),
     # a mask that tells the features apart

@@ -95,7 +95,7 @@ def read_mixed(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value
 
 
 def write_masked(ctx: Context, x: Value, mask: Value, values: Value) -> list[Expr] | None:
-    """``x`` with one number, or with rows, written where a mask over its first axes holds."""
+    """``x`` with a number, a row or rows written where a mask over its first axes holds."""
     if x.shape[: mask.rank] != mask.shape:
         return None
     if prod(values.shape) == 1:
@@ -104,6 +104,11 @@ def write_masked(ctx: Context, x: Value, mask: Value, values: Value) -> list[Exp
         return list(x.axes)
     tail = whole_tail(mask)
     kept, rest = x.axes[mask.rank - tail : mask.rank], x.axes[mask.rank :]
+    if values.rank <= len(rest):  # the same row wherever the mask holds
+        for own, other in zip(x.axes, mask.axes, strict=False):
+            ctx.tie(own, other)
+        broadcast(ctx, [Value(tuple(rest)), values])
+        return list(x.axes)
     size = prod(map(length, kept))
     if values.rank != 1 + len(rest) or not size or length(values.axes[0]) % size:
         return None
