@@ -197,40 +197,50 @@ def text(name: str, source: str | None, part: str = "train") -> tuple[Tensor, in
 
 
 class Sampler:
-    """Batches of a task, drawn with replacement from a generator of its own.
+    """Batches of a task, drawn with replacement.
 
     Args:
         task: which.
-        seed: of the draws, and of the image that a fit is to.
+        generator: of the draws.
         source: of the data, as in ``metanet.zoo.data.load``.
+
+    Attributes:
+        image: number of the image that a fit is to; draw another with ``choose``.
     """
 
-    def __init__(self, task: Task, seed: int, source: str | None = None) -> None:
-        self.task = task
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, task: Task, generator: torch.Generator, source: str | None = None) -> None:
+        self.task, self.generator = task, generator
         if task.goal == "next":
             self.x, _ = text(task.data, source)
             self.y = self.x
         else:
             self.x, self.y = images(task.data, task.side, source)
-        if task.goal == "image":
-            pick = int(torch.randint(len(self.x), (1,), generator=self.generator))
-            at = torch.linspace(-1, 1, task.side)
-            self.y = self.x[pick].mean(0).flatten()
-            self.x = torch.stack(torch.meshgrid(at, at, indexing="ij"), -1).view(-1, 2)
+        self.image = 0
+        at = torch.linspace(-1, 1, task.side)
+        self.places = torch.stack(torch.meshgrid(at, at, indexing="ij"), -1).view(-1, 2)
+
+    def choose(self) -> None:
+        """Another image to fit."""
+        self.image = int(torch.randint(len(self.x), (1,), generator=self.generator))
 
     def draw(self) -> Batch:
-        """One batch."""
-        n, size = len(self.x), self.task.batch
+        """One batch; of an image, all pixels where they are few."""
+        size = self.task.batch
         if self.task.goal == "next":
-            start = torch.randint(n - self.task.side - 1, (size, 1), generator=self.generator)
-            at = start + torch.arange(self.task.side + 1)
-            piece = self.x[at]
+            span = torch.arange(self.task.side + 1)
+            piece = self.x[self._pick(len(self.x) - self.task.side - 1, size)[:, None] + span]
             return piece[:, :-1], piece[:, 1:]
-        if self.task.goal == "image" and n <= 4 * size:
-            return self.x, self.y  # all pixels
-        pick = torch.randint(n, (size,), generator=self.generator)
+        if self.task.goal == "image":
+            y = self.x[self.image].mean(0).flatten()
+            if len(y) <= 4 * size:
+                return self.places, y
+            pick = self._pick(len(y), size)
+            return self.places[pick], y[pick]
+        pick = self._pick(len(self.x), size)
         return self.x[pick], self.y[pick]
+
+    def _pick(self, n: int, size: int) -> Tensor:
+        return torch.randint(n, (size,), generator=self.generator)
 
 
 def check_data(names: tuple[str, ...], source: str | None) -> None:
