@@ -28,27 +28,31 @@ from . import (
     zoo,
 )
 from .errors import guarded
+from .examples import START, epilog
+from .group import Root
 
 app = typer.Typer(
     name="metanet",
+    cls=Root,
     help="Networks as data: any checkpoint in, its exact symmetry out, and what stands on that.",
     epilog="Exit codes: 0 ok, 1 negative finding, 2 usage, 3 bad input, 4 network.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# In the order of the chain: see, prove, write.
+# In the order of the chain: see, write, compare, learn.
 for _panel, _verbs in {
+    "Start here": (demo.demo,),
     "See": (inspect.inspect, explain.explain, graph.graph, doctor.doctor),
     "Write": (convert.convert, permute.permute, pull.pull),
     "Two models": (align.align, barrier.barrier, distance.distance, related.related,
                    merge.merge),
     "Many models": (predict.predict, train.train, train.evaluate, bench.bench, bench.report),
-    "Start here": (demo.demo,),
 }.items():
     for _verb in _verbs:
-        app.command(_verb.__name__, rich_help_panel=_panel)(guarded(_verb))
+        app.command(_verb.__name__, rich_help_panel=_panel,
+                    epilog=epilog(_verb.__name__))(guarded(_verb))
 app.add_typer(zoo.app, rich_help_panel="Populations")
 
 
@@ -62,10 +66,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option(
         "--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Networks as data: any checkpoint in, its exact symmetry out, and what stands on that."""
+    if context.invoked_subcommand is None:
+        typer.echo(START)
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ Spec = Annotated[Optional[Path], typer.Option(  # noqa: UP045
     "--spec", metavar="FILE", help="The space in text form, instead of an architecture.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="File to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that holds something else.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="INT", help="Seed of all that is random.")]
+Seed = Annotated[int, typer.Option(
+    "--seed", metavar="INT", min=0, max=2**63 - 1, help="Seed of all that is random.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No prose on stderr.")]
 

@@ -1,8 +1,8 @@
 """The single sink: data goes to stdout, prose and progress to stderr.
 
 ``--json`` writes exactly one JSON document. rich is used on a terminal only; in a pipe the output
-is plain text without escape codes. Names that come from files must be made printable by the
-caller (:func:`safe`), and are never read as markup.
+is plain text without escape codes. Names that come from files are made printable by the caller
+where they stand in a line (:func:`safe`), once more here, and are never read as markup.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Sink:
         if self.as_json:
             _write(sys.stdout, json.dumps(plain(document), indent=2, allow_nan=False))
         else:
-            _write(sys.stdout, text if isinstance(text, str) else "\n".join(text))
+            _write(sys.stdout, _shown(text if isinstance(text, str) else "\n".join(text)))
 
     def line(self, text: str) -> None:
         """One line of data while a command runs; prose where stdout must be one document."""
         if self.as_json:
             self.say(text)
         else:
-            _write(sys.stdout, text)
+            _write(sys.stdout, _shown(text))
 
     def say(self, text: str) -> None:
         """Prose for a person, on stderr."""
         if not self.quiet:
-            _write(sys.stderr, text)
+            _write(sys.stderr, _shown(text))
 
     def said(self, written: bool, out: Path) -> None:
         """Prose about a file: written, or found there with the same bytes."""
@@ -102,6 +102,11 @@ def plain(value: Any) -> Any:
 
 def _number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "").lstrip("-").isdigit()
+
+
+def _shown(text: str) -> str:
+    """Lines without anything that a terminal would obey, whoever wrote them."""
+    return "\n".join(map(safe, text.split("\n")))
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -10,6 +10,7 @@ import typer
 from . import pull as hub
 from . import zoo_build
 from .errors import NEGATIVE, guarded
+from .examples import epilog
 from .options import Arch, Json, Quiet, Seed
 from .output import Sink, safe, table
 from .zoo_text import info_text, query_text, verify_document, verify_text
@@ -177,7 +178,7 @@ def export(
 
 
 for _verb in (info, query, split, verify, ingest, export):
-    app.command(_verb.__name__)(guarded(_verb))
+    app.command(_verb.__name__, epilog=epilog(f"zoo {_verb.__name__}"))(guarded(_verb))
 for _name, _verb in (("build", zoo_build.build), ("recipes", zoo_build.recipes),
                      ("map", zoo_build.map_), ("pull", hub.pull_zoo), ("push", hub.push_zoo)):
-    app.command(_name)(guarded(_verb))
+    app.command(_name, epilog=epilog(f"zoo {_name}"))(guarded(_verb))

@@ -135,7 +135,12 @@ class WeightSpace:
         """The tensor that a name, perhaps an alias, stands for."""
         owner = self.aliases.get(name, name)
         if owner not in self.tensors:
-            raise SymmetryError(f"no tensor {name!r} in this space of {len(self.tensors)} tensors")
+            import difflib
+
+            near = difflib.get_close_matches(str(name), self.tensors, 1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise SymmetryError(
+                f"no tensor {name!r} in this space of {len(self.tensors)} tensors{hint}")
         return owner
 
     def normal_axes(self, name: str) -> tuple[Axis, ...]:
