@@ -22,7 +22,7 @@ def barrier(
     calib: Calib = None,
     normalize: Normalize = None,
     points: Annotated[int, typer.Option(
-        "--points", metavar="INT", help="Points per path, odd.")] = 25,
+        "--points", metavar="INT", min=3, max=9999, help="Points per path, odd.")] = 25,
     method: Annotated[str, typer.Option(
         "--method", metavar="NAME", help="auto, weights or activations.")] = "auto",
     restarts: Restarts = 3,

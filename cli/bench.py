@@ -27,8 +27,8 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="The small size, on digits.")] = False,
     rows: Annotated[Optional[str], typer.Option(  # noqa: UP045
         "--rows", metavar="A,B", help="Only these rows.")] = None,
-    epochs: Annotated[Number, typer.Option("--epochs", min=1)] = None,
-    seeds: Annotated[Number, typer.Option("--seeds", min=1)] = None,
+    epochs: Annotated[Number, typer.Option("--epochs", min=1, max=10**6)] = None,
+    seeds: Annotated[Number, typer.Option("--seeds", min=1, max=1000)] = None,
     trials: Annotated[Number, typer.Option("--trials", min=1, max=4)] = None,
     limit: Annotated[Number, typer.Option("--limit", min=40, help="Members of each zoo to take, "
                                           "at most.")] = None,

@@ -45,7 +45,7 @@ def query(
     columns: Annotated[Optional[str], typer.Option(  # noqa: UP045
         "--columns", "-c", metavar="A,B", help="Columns to show.")] = None,
     limit: Annotated[int, typer.Option(
-        "--limit", "-n", min=0, help="Rows to show; 0 shows all.")] = 20,
+        "--limit", "-n", min=0, max=10**9, help="Rows to show; 0 shows all.")] = 20,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
