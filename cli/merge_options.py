@@ -20,7 +20,8 @@ Data = Annotated[Path, typer.Option(
 Normalize = Annotated[Optional[str], typer.Option(  # noqa: UP045
     "--normalize", metavar="MEAN,STD", help="Taken off the inputs (uint8 become [0, 1] first).")]
 Restarts = Annotated[int, typer.Option(
-    "--restarts", metavar="INT", min=1, max=1000, help="Runs of weight matching, all but one from random starts.")]
+    "--restarts", metavar="INT", min=1, max=1000,
+    help="Runs of weight matching, all but one from random starts.")]
 OutMaybe = Annotated[Optional[Path], typer.Option(  # noqa: UP045
     "--out", "-o", metavar="OUT", help="File to write.")]
 

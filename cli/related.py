@@ -21,7 +21,8 @@ def related(
         "--by-layer", help="Also tell, per tensor, how far the models are from shuffled copies.",
     )] = False,
     budget: Annotated[int, typer.Option(
-        "--budget", metavar="MB", min=1, max=1 << 24, help="Megabytes to read per model, smallest tensors first.",
+        "--budget", metavar="MB", min=1, max=1 << 24,
+        help="Megabytes to read per model, smallest tensors first.",
     )] = 1024,
     seed: Seed = 0,
     as_json: Json = False,

@@ -44,7 +44,8 @@ def train(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10**6)] = 32,
     accumulate: Annotated[int, typer.Option(
         "--accumulate", min=1, max=10**6, help="Batches per step.")] = 1,
-    width: Annotated[int, typer.Option("--width", min=1, max=4096, help="Channels of the layers.")] = 16,
+    width: Annotated[int, typer.Option(
+        "--width", min=1, max=4096, help="Channels of the layers.")] = 16,
     lr: Annotated[Optional[float], typer.Option("--lr", help="Greatest step size.")] = None,  # noqa: UP045
     limit: Annotated[Optional[int], typer.Option(  # noqa: UP045
         "--limit", min=8, help="Members to take, at most.")] = None,

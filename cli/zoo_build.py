@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from metanet.zoo.build import Progress
 
 Engine = Annotated[str, typer.Option("--engine", metavar="NAME", help="local or ray.")]
-Workers = Annotated[int, typer.Option("--workers", "-w", min=1, max=4096, help="Processes of one thread.")]
+Workers = Annotated[int, typer.Option(
+    "--workers", "-w", min=1, max=4096, help="Processes of one thread.")]
 
 
 def build(
@@ -28,12 +29,14 @@ def build(
     out: Annotated[Path, typer.Option(
         "--out", "-o", metavar="DIR", help="Folder of the zoo; an interrupted build goes on.")],
     n: Annotated[Optional[int], typer.Option(  # noqa: UP045 - typer reads it on Python 3.10
-        "--n", "-n", min=1, max=10**9, help="Networks to make; by default the recipe's number.")] = None,
+        "--n", "-n", min=1, max=10**9,
+        help="Networks to make; by default the recipe's number.")] = None,
     data: Annotated[Optional[str], typer.Option(  # noqa: UP045
         "--data", metavar="PATH", help="File or folder of the data, or hf://datasets/org/name; "
                                        "else METANET_DATA.")] = None,
     seed: Annotated[Optional[int], typer.Option(  # noqa: UP045
-        "--seed", min=0, max=2**63 - 1, help="Seed of everything; by default the recipe's.")] = None,
+        "--seed", min=0, max=2**63 - 1,
+        help="Seed of everything; by default the recipe's.")] = None,
     engine: Engine = "local",
     workers: Workers = 2,
     as_json: Json = False,
@@ -69,7 +72,8 @@ def map_(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the zoo.")],
     where: Annotated[Optional[str], typer.Option(  # noqa: UP045
         "--where", metavar="WHERE", help="Only members that fulfil this condition.")] = None,
-    size: Annotated[int, typer.Option("--size", min=1, max=10**6, help="Members per call, at most.")] = 64,
+    size: Annotated[int, typer.Option(
+        "--size", min=1, max=10**6, help="Members per call, at most.")] = 64,
     engine: Engine = "local",
     workers: Workers = 2,
     as_json: Json = False,

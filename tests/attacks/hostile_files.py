@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from attacks.hostile_pickles import CASES, hostile, weights
+from attacks.hostile_pickles import hostile, weights
+from attacks.hostile_routes import CASES
 from safetensors.torch import save_file
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
