@@ -74,10 +74,10 @@ def _census(document: Mapping[str, Any], stage: str, split: str) -> list[str]:
     text = [f"Parts: {parts}. Of {counted.get('members', '?')} members, left out and counted here: "
             f"{left or 'none'}."]
     clusters = [r for r in document["rows"] if (r["stage"], r["split"]) == (stage, split)
-                and r["split"] == "strangers" and r.get("against_norm")]
+                and r["split"] == "strangers" and r.get("against_norm_line")]
     text += [f"P({r['title']} > norm) by paired bootstrap over repositories: "
-             f"{r['against_norm']['above']:.2f}." for r in clusters if r["track"] in ("W", "Q")
-             and r["model"] not in ("norm",)]
+             f"{r['against_norm_line']['above']:.2f}." for r in clusters if r["track"] in ("W", "Q")
+             and r["model"] != "norm-line"]
     return text
 
 

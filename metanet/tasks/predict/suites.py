@@ -83,9 +83,9 @@ SUITES = {suite.name: suite for suite in (
           Budget(epochs=15, width=8, batch_size=16, patience=5)),
 )}
 QUICK = Budget(epochs=2, width=4, batch_size=16, trials=1, seeds=2, patience=2)
-QUICK_ROWS = ("mean", "norm", "hyper", "statistics", "width-free", "images-10", "images-100",
-              "psnr", "render-logistic", "deepsets", "unf", "gmn", "flagship-w", "probing",
-              "flagship-q")
+QUICK_ROWS = ("mean", "norm", "norm-line", "hyper", "statistics", "width-free", "images-10",
+              "images-100", "psnr", "render-logistic", "deepsets", "unf", "gmn", "flagship-w",
+              "probing", "flagship-q")
 
 
 def suite(name: str) -> Suite:

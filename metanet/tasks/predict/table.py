@@ -13,7 +13,7 @@ from metanet.tasks.predict import metrics
 from metanet.tasks.predict.data import Array, Part, Task
 from metanet.tasks.predict.rows.base import ROWS
 
-AGAINST = ("statistics", "norm")
+AGAINST = ("statistics", "norm-line")
 _CLUSTERS = "repo"
 
 
@@ -127,7 +127,7 @@ def _compare(rows: Sequence[dict[str, Any]], found: Mapping[str, Sequence[Array]
     for row in rows:
         if row["model"] in tests:
             test = tests[row["model"]]
-            row[f"against_{other}"] = {
+            row[f"against_{other.replace('-', '_')}"] = {
                 "difference": test.value, "low": test.low, "high": test.high, "p": test.p,
                 "p_holm": adjusted[row["model"]], "above": test.above}
 

@@ -38,7 +38,7 @@ def _labelled(k: int) -> Callable[[Task, Budget, Setting, int], Fitted]:
             return np.concatenate([np.log(np.clip(x, 1e-4, None)), np.ones((len(x), 1))], 1)
 
         train = task.parts["train"]
-        some = np.random.default_rng(seed).permutation(len(train))[:200]
+        some = np.random.default_rng(seed).permutation(len(train))[:80]
         x, y = table(train[some]), task.goal.forward(train.y[some])
         weights = np.linalg.lstsq(x, y, rcond=None)[0]
         return Fitted(lambda part: task.goal.back(table(part) @ weights), len(weights))
