@@ -146,6 +146,11 @@ class _Tracker:
         cause = f"{source.kind} '{source.name}'"
         content = source.value if source.kind != "input" and _small(source.value) else None
         alike = source.kind != "input" and source.ref.index not in self.mutated
+        still = _still(source.value) if alike else 0
+        if still:
+            moved = self.solver.fixed(source.shape[0] - still, f"{cause}, axis 0")
+            axis = self.solver.cat([moved, self.solver.free(still)])
+            return Value((axis,), content=content, dtype=source.dtype)
         return Value(tuple(
             self.solver.free(n) if alike and _repeats(source.value, i)
             else self.solver.fixed(n, f"{cause}, axis {i}")
@@ -363,6 +368,14 @@ def _repeats(value: torch.Tensor | None, axis: int) -> bool:
     if value is None or value.is_meta or value.shape[axis] < 2 or value.numel() == 0:
         return False
     return bool((value == value.narrow(axis, 0, 1)).all())
+
+
+def _still(value: torch.Tensor | None) -> int:
+    """How many zeros end a vector of real numbers, as the frequencies of digits that never turn."""
+    if value is None or value.is_meta or value.ndim != 1 or not value.is_floating_point():
+        return 0
+    count = int(value.flip(0).eq(0).cumprod(0).sum())
+    return count if 1 < count < len(value) else 0
 
 
 def _is_uniform(value: torch.Tensor | None) -> bool:

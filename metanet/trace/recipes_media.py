@@ -114,10 +114,27 @@ def _melody(config: Any, dtype: torch.dtype) -> Named:
             "decoder_input_ids": ids(30, 2 * config.decoder.num_codebooks, 5)}
 
 
+def _entities(config: Any, dtype: torch.dtype) -> Named:
+    """Words, and things that some of them name; -1 fills up the places of a name."""
+    words = plain_ids(config, 2, 7)
+    places = torch.tensor([[[1, 2, -1], [4, -1, -1]], [[0, 1, 2], [5, 6, -1]]])
+    return {"input_ids": words, "attention_mask": torch.ones_like(words),
+            "entity_ids": ids(min(config.entity_vocab_size, 40), 2, 2),
+            "entity_attention_mask": ones(2, 2), "entity_position_ids": places}
+
+
+def _boxed_features(config: Any, dtype: torch.dtype) -> Named:
+    """Words, and features of boxes of an image with their corners."""
+    words = plain_ids(config, 2, 6)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words),
+            "visual_feats": normal(2, 4, config.visual_feat_dim, dtype=dtype),
+            "visual_pos": normal(2, 4, config.visual_pos_dim, dtype=dtype)}
+
+
 MEDIA: dict[str, Callable[[Any, torch.dtype], Named]] = {
     "inkling2": _merged_patches, "inkling_mm_model": _films_and_codes, "molmo2": _pooled_patches,
     "musicflamingo": _listened, "qwen2_audio": _listened, "neomme": _patches_in_order,
     "minicpmv4_7_vision": _merging, "tvp": _one_film, "glm_image": _quantised,
-    "musicgen_melody": _melody,
+    "musicgen_melody": _melody, "luke": _entities, "mluke": _entities, "lxmert": _boxed_features,
 }
 """Model type → what its forward takes."""

@@ -395,3 +395,33 @@ def test_a_constant_does_not_bind_points_of_one_head_to_those_of_others(
     space, found = proved(Points(scale), torch.randn(2, 7, 5))
     assert signatures(space) == sorted(groups)
     assert found.ok, found.report()
+
+
+class Turning(nn.Module):
+    """Queries and keys of which pairs of digits turn with the place, some at no speed at all."""
+
+    def __init__(self, speeds: Tensor) -> None:
+        super().__init__()
+        self.q, self.k, self.out = nn.Linear(5, 12), nn.Linear(5, 12), nn.Linear(5, 3)
+        self.speeds = nn.Buffer(speeds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.arange(x.shape[1])[:, None] * self.speeds
+        turn = torch.cat([angles, angles], -1)
+
+        def turned(y: Tensor) -> Tensor:
+            a, b = y.chunk(2, -1)
+            return y * turn.cos() + torch.cat([-b, a], -1) * turn.sin()
+
+        scores = turned(self.q(x)) @ turned(self.k(x)).transpose(1, 2)
+        return self.out(scores.softmax(-1) @ x)
+
+
+@pytest.mark.parametrize(("speeds", "groups"), [
+    (torch.tensor([1.0, 0.5, 0.0, 0.0, 0.0, 0.0]), models.s(4)),
+    (torch.tensor([1.0, 0.5, 0.25, 0.2, 0.1, 0.05]), []),
+])
+def test_digits_that_never_turn_may_move(speeds: Tensor, groups: list) -> None:
+    space, found = proved(Turning(speeds), torch.randn(2, 7, 5))
+    assert signatures(space) == sorted(groups)
+    assert found.max_error < 1e-11 and found.ok is bool(groups), found.report()
