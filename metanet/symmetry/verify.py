@@ -7,7 +7,7 @@ permutations behind zeros and ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,8 +45,8 @@ class Controls:
     """Negative controls: each live group that occurs in several tensors is moved in one alone.
 
     ``total`` such groups, ``detected`` those whose move changed an output; ``dead`` groups, which
-    no output depends on, silent ones included, and ``single`` groups in one tensor only are
-    counted and not tried.
+    no output depends on, silent ones included, and ``single`` groups in one tensor only, or in
+    one that matters beside silent ones, are counted and not tried.
     """
 
     total: int
@@ -141,12 +141,15 @@ def verify_program(
             missed = [group for group in missed if not trial.control(group, error)]
             silent = [group for group in silent if trial.silent(group, seed + retry)]
     unread = () if trivial(program) else tuple(group.label for group in silent)
-    undetected = tuple(group.label for group in missed if group.label not in unread)
-    total = len(several) - len(unread)
+    lone = {group.label for group in missed if group.label not in unread
+            and not trivial(program) and trial.alone(group, seed)}
+    undetected = tuple(group.label for group in missed if group.label not in {*unread, *lone})
+    total = len(several) - len(unread) - len(lone)
     heard = len(live) > len(unread)
     empty = not heard and sum(len(spec.shape) > 1 for spec in space.tensors.values()) > 1
     controls = Controls(total, total - len(undetected),
-                        len(space.groups) - len(live) + len(unread), len(live) - len(several))
+                        len(space.groups) - len(live) + len(unread),
+                        len(live) - len(several) + len(lone))
     ok = error <= TOLERANCE and not undetected and not empty
     return Verification(ok, error, max(samples, 1), "float64", controls, undetected, empty,
                         tuple(dict.fromkeys(notes)), unread)
@@ -227,13 +230,29 @@ class Trial:
                 return True
         return False
 
-    def silent(self, group: Group, seed: int) -> bool:
-        """Whether other values at all places of a group change nothing but rounding."""
+    def alone(self, group: Group, seed: int) -> bool:
+        """Whether all tensors of a group but one are silent, so that there is nothing to control.
+
+        A bias that the next norm takes away is moved or not: no output tells.
+        """
+        heard = [name for name in group.tensors if not self.silent(group, seed, (name,))]
+        if len(heard) > 1:
+            return False
+        for retry, gain in enumerate(_GAINS):
+            self.draw(seed + 2000 + retry, gain)
+            rest = tuple(name for name in group.tensors if name not in heard)
+            if rest and not self.silent(group, seed + retry, rest):
+                return False
+        return len(heard) == 1
+
+    def silent(self, group: Group, seed: int, names: Sequence[str] | None = None) -> bool:
+        """Whether other values at all places of a group, in all its tensors or in some of them,
+        change nothing but rounding."""
         other = fill(self.program, torch.Generator().manual_seed(seed + 7919), _GAINS[1])
         drawn = {owner: other[name] for name, owner in self.owners.items()}
         element = GroupElement(self.space, self._cycle(group).tables)
         state, count = dict(self.state), 0
-        for name in group.tensors:
+        for name in group.tensors if names is None else names:
             places = torch.arange(state[name].numel()).reshape(state[name].shape)
             moved = act(element, name, places) != places
             count += int(moved.sum())

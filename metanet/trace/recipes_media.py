@@ -131,10 +131,17 @@ def _boxed_features(config: Any, dtype: torch.dtype) -> Named:
             "visual_pos": normal(2, 4, config.visual_pos_dim, dtype=dtype)}
 
 
+def _letters(config: Any, dtype: torch.dtype) -> Named:
+    """Letters, of which several make one place of the deep encoder."""
+    letters = plain_ids(config, 2, 6 * config.downsampling_rate)
+    return {"input_ids": letters, "attention_mask": torch.ones_like(letters)}
+
+
 MEDIA: dict[str, Callable[[Any, torch.dtype], Named]] = {
     "inkling2": _merged_patches, "inkling_mm_model": _films_and_codes, "molmo2": _pooled_patches,
     "musicflamingo": _listened, "qwen2_audio": _listened, "neomme": _patches_in_order,
     "minicpmv4_7_vision": _merging, "tvp": _one_film, "glm_image": _quantised,
+    "canine": _letters,
     "musicgen_melody": _melody, "luke": _entities, "mluke": _entities, "lxmert": _boxed_features,
 }
 """Model type → what its forward takes."""

@@ -10,7 +10,7 @@ import models
 import numpy as np
 import pytest
 import torch
-from symmetry_tools import proved
+from symmetry_tools import proved, signatures
 from torch import Tensor, nn
 
 from metanet.errors import SpaceMismatch, SymmetryError
@@ -248,3 +248,32 @@ def output(module: nn.Module, state: dict[str, Tensor], inputs: tuple) -> Tensor
     module.load_state_dict(state)
     with torch.no_grad():
         return module(*inputs)
+
+
+class Centred(nn.Module):
+    """Tokens are mixed, then each is normed: the bias of the mix shifts whole tokens, in vain."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.mix, self.norm = nn.Linear(6, 7), nn.LayerNorm(5) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.mix(x).transpose(1, 2)).relu().sum(1)
+
+
+@pytest.mark.parametrize(("norm", "single", "total"), [(True, 1, 0), (False, 0, 1)])
+def test_a_group_that_matters_in_one_tensor_needs_no_control(
+    norm: bool, single: int, total: int
+) -> None:
+    space, found = proved(Centred(norm), torch.randn(2, 5, 6))
+    assert signatures(space) == [("S", 7, ())]
+    assert found.ok, found.report()
+    assert (found.controls.single, found.controls.total) == (single, total)
+
+
+def test_a_wrong_claim_is_still_refuted_where_a_bias_is_silent() -> None:
+    module = Centred(True)
+    right = infer(module, (torch.randn(2, 5, 6),))
+    text = str(right).replace("6!", "c").replace("group ", "group c = S(6)\ngroup ", 1)
+    wrong = WeightSpace.parse(text)
+    assert not verify(module, wrong, (torch.randn(2, 5, 6),)).ok

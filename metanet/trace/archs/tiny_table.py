@@ -177,6 +177,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "minicpmv4_7_vision": {"insert_layer_id": 0},
     "minicpmv4_7": {"vision_config": {"insert_layer_id": 0}},
     "minicpm_ocr": {"vision_config": {"insert_layer_id": 0}},
+    "mamba2": {"num_heads": 8},
     "nemotron": {"num_key_value_heads": 2},
     "perceiver": {"d_latents": 32, "d_model": 32, "num_self_attends_per_block": 2,
                   "qk_channels": 16, "v_channels": 32, "num_self_attention_heads": 4,
