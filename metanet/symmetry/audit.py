@@ -99,11 +99,12 @@ def _probes(found: Tracked) -> Iterator[_Probe]:
             for leaf, over in _seen(axis):
                 where.setdefault(leaf, {})[name] = None
                 before.setdefault(leaf, []).append(over)
-    for leaf, names in where.items():
+    for leaf, every in where.items():
+        names = [name for name in every if name in weights]  # constants stay where they are
         if leaf.size < 2:
             continue
         if is_fixed(leaf):
-            if weights.isdisjoint(names) or (leaf.cause or "").startswith("Python reads"):
+            if not names or (leaf.cause or "").startswith("Python reads"):
                 # Entries of a constant may be equal in the module at hand: no weight moves. And
                 # what was recorded is the network only where Python reads the same values again.
                 continue
@@ -111,8 +112,9 @@ def _probes(found: Tracked) -> Iterator[_Probe]:
             yield _Probe(frozenset({leaf}), leaf.size, None, tuple(names), cause)
             together = frozenset(f for f in same.get(leaf, {leaf}) if f in where)
             if len(together) > 1:
-                every = dict.fromkeys(name for other in together for name in where[other])
-                yield _Probe(together, leaf.size, None, tuple(every), cause)
+                joined = dict.fromkeys(name for other in together for name in where[other])
+                yield _Probe(together, leaf.size, None,
+                             tuple(name for name in joined if name in weights), cause)
             continue
         known = set(leaf.bases)
         for base in set.intersection(*before[leaf]) - known:

@@ -13,7 +13,7 @@ from metanet.symmetry.factor import Expr, Factor, leaves, length
 from metanet.symmetry.learned import codebooks
 from metanet.symmetry.meta import Unsupported
 from metanet.symmetry.rules import Context, Refusal, Value
-from metanet.symmetry.rules.indices import INDEX_SAFE, carried
+from metanet.symmetry.rules.indices import INDEX_SAFE, always, carried, least_of
 from metanet.symmetry.rules.pointwise import tensors_in
 from metanet.symmetry.rules.registry import keeps_uniform, module_rules, rule_for
 from metanet.symmetry.rules.source import IGNORED
@@ -197,12 +197,18 @@ class _Tracker:
         self._guard(op, inputs)
         dull = bool(inputs) and op.family not in _COPIES
         if dull and all(v.fixed and not v.uniform and v.valued is None for v in inputs):
+            if always(op, inputs) and op.out.index not in self.mutated:
+                everywhere = tuple(self.solver.free(n) for n in op.shapes[0] or ())
+                self._bind(op, Value(everywhere, uniform=True), inputs)
+                return
             if (content := self._folded(op)) is not None:
                 out = self._frozen_outputs(op, inputs[0])
                 self._bind(op, replace(out, content=content), inputs)
                 return
             deepest = max(inputs, key=lambda v: v.depth)
             out = self._frozen_outputs(op, deepest)
+            if isinstance(out, Value):
+                out = replace(out, least=least_of(op, inputs))
             if keeps_uniform(op.name, op.family):
                 self._guess(inputs, out)
             self._bind(op, out, inputs)

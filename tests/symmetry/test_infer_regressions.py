@@ -425,3 +425,28 @@ def test_digits_that_never_turn_may_move(speeds: Tensor, groups: list) -> None:
     space, found = proved(Turning(speeds), torch.randn(2, 7, 5))
     assert signatures(space) == sorted(groups)
     assert found.max_error < 1e-11 and found.ok is bool(groups), found.report()
+
+
+class Registers(nn.Module):
+    """Four learned tokens before the tokens of the input, all attending under one mask."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+        self.extra, self.inner, self.out = (
+            nn.Parameter(torch.randn(4, 6)), nn.Linear(5, 6), nn.Linear(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.extra.expand(len(x), 4, 6), self.inner(x)], 1)
+        place = torch.arange(y.shape[1]) + 0
+        mask = (place[None, :, None] >= self.start).expand(len(x), -1, y.shape[1])
+        z = nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=mask)
+        return self.out(z[:, 4:])
+
+
+@pytest.mark.parametrize(("start", "groups"), [(0, models.s(4, 6)), (2, models.s(6))])
+def test_a_mask_that_holds_everywhere_tells_no_tokens_apart(start: int, groups: list) -> None:
+    """With start 2 the first two rows see nothing, and what they give is cut off anyway."""
+    space, found = proved(Registers(start), torch.randn(2, 7, 5))
+    assert signatures(space) == sorted(groups)
+    assert found.max_error < 1e-11

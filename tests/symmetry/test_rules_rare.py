@@ -107,7 +107,8 @@ BODIES: dict[str, tuple[Callable[[Tensor], Tensor], int, list]] = {
     "tensordot": (lambda x: torch.tensordot(x, x, ([2], [2])).flatten(2) @ x.flatten(0, 1), 12,
                   s(12)),
     "cdist": (lambda x: torch.cdist(x, x.tanh()) @ x, 12, s(12)),
-    "kron": (lambda x: torch.kron(x[0], torch.ones(1, 2)), 24, s(12) + s(2)),
+    "kron": (lambda x: torch.kron(x[0], torch.ones(1, 2)), 24,
+             s(12) + s(2, over=(12,))),
     "addbmm": (lambda x: torch.addbmm(x[0], x, x.transpose(1, 2) @ x), 12, s(12)),
     "addr": (lambda x: torch.addr(x[0], torch.arange(4.0), x[1, 0]), 12, s(12)),
     "cross": (lambda x: torch.linalg.cross(x.unflatten(-1, (4, 3)), x.tanh().unflatten(

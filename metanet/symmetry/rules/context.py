@@ -28,7 +28,8 @@ class Value:
     that axis moves, they move with it. ``through`` marks rows (axis 0) that were read by such
     indices: (the axis, which indices); what depends on the axis may differ from row to row.
     ``content`` has the entries of a small integer constant, ``dtype`` is the type if known, and
-    ``alike`` lists axes along which all entries are equal because they are copies of one.
+    ``alike`` lists axes along which all entries are equal because they are copies of one. No entry
+    is below ``least``, whatever the sizes of the inputs.
     """
 
     axes: tuple[Expr, ...]
@@ -40,6 +41,7 @@ class Value:
     content: Tensor | None = field(default=None, compare=False)
     dtype: torch.dtype | None = field(default=None, compare=False)
     alike: frozenset[int] = field(default=frozenset(), compare=False)
+    least: int | None = field(default=None, compare=False)
 
     @property
     def seen(self) -> tuple[Expr, ...]:

@@ -42,6 +42,25 @@ _ROWWISE = frozenset(f"aten.{name}" for name in (
 """Operations that leave each row (axis 0) to itself."""
 
 
+def least_of(op: Op, inputs: Sequence[Value]) -> int | None:
+    """A bound from below that holds for the output because it holds for the only input."""
+    bound = inputs[0].least if len(inputs) == 1 else None
+    if bound is None:
+        return None
+    if op.family == "aten.add" and len(op.args) == 2 and type(op.args[1]) is int and not op.kwargs:
+        return bound + op.args[1]
+    return bound if op.family in _MOVED else None
+
+
+def always(op: Op, inputs: Sequence[Value]) -> bool:
+    """Whether the output is true everywhere, for inputs of all sizes: ``arange(n) >= 0``."""
+    bound = inputs[0].least if len(inputs) == 1 else None
+    if bound is None or op.family not in ("aten.ge", "aten.gt") or len(op.args) != 2:
+        return False
+    other = op.args[1]
+    return type(other) is int and (bound >= other if op.family == "aten.ge" else bound > other)
+
+
 def carried(op: Op, out: Any, inputs: Sequence[Value]) -> Any:
     """The output of an operation with the marks that its inputs pass on."""
     if not inputs:

@@ -43,4 +43,8 @@ def eye(ctx: Context, *args: Any, **kwargs: Any) -> Value:
       "aten.range", "aten.rand", "aten.randn", "aten.randint", "aten.randperm")
 def numbered(ctx: Context, *args: Any, **kwargs: Any) -> Value:
     """Different numbers at each index: fixed."""
-    return Value(tuple(ctx.fixed(n, "numbered") for n in ctx.shape))
+    axes = tuple(ctx.fixed(n, "numbered") for n in ctx.shape)
+    ints = [arg for arg in args if type(arg) is int]
+    if ctx.op is None or ctx.op.family != "aten.arange" or len(ints) < len(args) or len(ints) > 2:
+        return Value(axes)
+    return Value(axes, least=ints[0] if len(ints) == 2 else 0)  # counts up from there
