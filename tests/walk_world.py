@@ -16,6 +16,7 @@ from small_zoos import small, weights
 from typer.main import get_command
 
 from metanet import infer
+from metanet.tasks.optimize import fresh
 
 RECIPE = "base: inr-digits\nfit: {steps: 2}\nviews: 1\nn: 2\n"
 MERGE = "merge_method: linear\nmodels:\n  - model: {mlp}\n  - model: {twin}\n"
@@ -55,6 +56,9 @@ GOOD: dict[str, str] = {
     "zoo map": "{function}:size {small} --where lr<0.03 --size 2 --engine local --workers 1",
     "zoo pull": "hf://org/zoo -o {out}",
     "zoo push": "{small} org/walk",
+    "optim train": "optim-digits -o {out} --steps 1 --seed 1",
+    "optim bench": "-o {out} --net {learned} --tasks deep-mlp-digits --rivals adamw --no-tune "
+                   "--seeds 1 --steps 10",
 }
 
 
@@ -95,13 +99,14 @@ def world(folder: Path) -> dict[str, str]:
     for number in range(2):
         save_file(network().state_dict(), Path(at["folder"]) / f"{number}.safetensors")
     at["zoo"] = str(folder / "zoo")
-    _population(folder / "zoo", Path(at["member"]))
+    population(folder / "zoo", Path(at["member"]))
+    at["learned"] = str(fresh().save(folder / "learned.safetensors"))
     done = run_command("train", "accuracy", at["zoo"], "-o", at["run"], *SMALL.split())
     assert done.code == 0, done.err
     return at
 
 
-def _population(path: Path, member: Path) -> None:
+def population(path: Path, member: Path) -> None:
     """Sixty MLPs of random weights with a score each, and one of them as a file."""
     net = network()
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}

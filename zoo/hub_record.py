@@ -16,6 +16,7 @@ from metanet.zoo.card import FILE as CARD
 from metanet.zoo.card import Card
 
 from metanet.checkpoint.hub import HubAddress
+from metanet.checkpoint.nesting import nested_too_deep
 from metanet.checkpoint.write import atomic
 from metanet.errors import ZooError
 
@@ -99,8 +100,9 @@ def license_of(folder: Path) -> str:
         return "unknown"
     front = _FRONT.match(path.read_text(encoding="utf-8", errors="replace"))
     try:
-        found = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
+        deep = front is None or nested_too_deep(front[1])
+        found = None if front is None or deep else yaml.safe_load(front[1])
+    except (yaml.YAMLError, RecursionError, ValueError):
         found = None
     told = found.get("license") if isinstance(found, dict) else None
     return str(told) if isinstance(told, str) else "unknown"

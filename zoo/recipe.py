@@ -235,11 +235,12 @@ def _read(documents: list[Document], name: str) -> Recipe:
         raise ZooError(f"{documents[-1].name}: key 'factory' is missing; it is one of "
                        f"{', '.join(_FACTORIES)}")
     document, _, node = given.pop("factory")[-1]
-    if getattr(node, "value", None) not in _FACTORIES:
+    named = getattr(node, "value", None)
+    if not isinstance(named, str) or named not in _FACTORIES:
         raise document.fail(node, f"factory must be one of {', '.join(_FACTORIES)}")
     if "name" in given:
         raise document.fail(given["name"][-1][1], "the name of a recipe is that of its file")
-    found: Recipe = reader.read(_FACTORIES[node.value], given, name=name)
+    found: Recipe = reader.read(_FACTORIES[named], given, name=name)
     _check(found, documents[-1].name)
     return found
 

@@ -15,6 +15,7 @@ import yaml
 from metanet.zoo.draw import KINDS, Draw, Scalar, fixed
 
 from metanet.checkpoint.names import printable
+from metanet.checkpoint.nesting import MAX_NESTING, nested_too_deep
 from metanet.errors import ZooError
 
 T = TypeVar("T")
@@ -30,6 +31,9 @@ class Document:
         self.name = name
         if len(text) > _MAX:
             raise ZooError(f"{name}: longer than {_MAX} characters; this is no recipe")
+        if nested_too_deep(text):
+            raise ZooError(f"{name}: brackets nested more than {MAX_NESTING} deep; this is no "
+                           "recipe")
         try:
             self.root = yaml.compose(text, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, RecursionError) as error:

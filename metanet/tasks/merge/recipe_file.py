@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from metanet.checkpoint.names import printable
+from metanet.checkpoint.nesting import MAX_NESTING, nested_too_deep
 from metanet.errors import MetanetError
 from metanet.tasks.merge.methods import Method
 from metanet.tasks.merge.methods import method as find_method
@@ -45,11 +46,16 @@ class Document:
         self.name, self.nodes = printable(name, 200), 0
         if len(text) > _MAX_TEXT:
             raise MetanetError(f"{self.name}: longer than {_MAX_TEXT} characters; no recipe is")
+        if nested_too_deep(text):
+            raise MetanetError(f"{self.name}: brackets nested more than {MAX_NESTING} deep; no "
+                               "recipe is")
         try:
             self.root = yaml.compose(text, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, RecursionError) as error:
             told = printable(" ".join(str(error).split()), 300)
             raise MetanetError(f"{self.name}: is not YAML: {told}") from None
+        if self.root is None:
+            raise MetanetError(f"{self.name}: the recipe is empty")
 
     def fail(self, node: Any, message: str) -> MetanetError:
         """An error that names file and line."""
