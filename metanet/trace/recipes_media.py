@@ -42,6 +42,17 @@ def _merged_patches(config: Any, dtype: torch.dtype) -> Named:
             "image_grid_thw": torch.tensor([[1, 2, 3]])}
 
 
+def _merged_alone(config: Any, dtype: torch.dtype) -> Named:
+    side = config.patch_size * config.spatial_merge_size
+    return {"pixel_values": normal(6, side, side, channels(config), dtype=dtype),
+            "image_grid_thw": torch.tensor([[1, 2, 3]])}
+
+
+def _whole_frames(config: Any, dtype: torch.dtype) -> Named:
+    """A wave of which so many samples become one token."""
+    return {"input_values": normal(2, 3 * config.samples_per_token, dtype=dtype)}
+
+
 def _films_and_codes(config: Any, dtype: torch.dtype) -> Named:
     """Patches of two frames, and sounds as codes of several books."""
     seen, heard = vision(config), audio(config)
@@ -141,7 +152,7 @@ MEDIA: dict[str, Callable[[Any, torch.dtype], Named]] = {
     "inkling2": _merged_patches, "inkling_mm_model": _films_and_codes, "molmo2": _pooled_patches,
     "musicflamingo": _listened, "qwen2_audio": _listened, "neomme": _patches_in_order,
     "minicpmv4_7_vision": _merging, "tvp": _one_film, "glm_image": _quantised,
-    "canine": _letters,
+    "canine": _letters, "inkling2_vision": _merged_alone, "muse_spark_audio": _whole_frames,
     "musicgen_melody": _melody, "luke": _entities, "mluke": _entities, "lxmert": _boxed_features,
 }
 """Model type → what its forward takes."""

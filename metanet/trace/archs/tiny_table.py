@@ -87,6 +87,8 @@ def _letters(number: int) -> str:
     return "".join(_LETTERS[int(digit)] for digit in str(number))
 
 
+_TURNED = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                               "partial_rotary_factor": 1.0, "mrope_section": [2, 1, 1]}}
 TABLE: dict[str, dict[str, Any]] = {
     "chameleon": {
         "image_token_id": 98,
@@ -180,6 +182,8 @@ TABLE: dict[str, dict[str, Any]] = {
     "minicpmv4_7_vision": {"insert_layer_id": 0},
     "minicpmv4_7": {"vision_config": {"insert_layer_id": 0}},
     "minicpm_ocr": {"vision_config": {"insert_layer_id": 0}},
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "glm4v_moe_text": _TURNED, "glm4v_moe": {"text_config": _TURNED},
     "mamba2": {"num_heads": 8},
     "nemotron": {"num_key_value_heads": 2},
     "perceiver": {"d_latents": 32, "d_model": 32, "num_self_attends_per_block": 2,
