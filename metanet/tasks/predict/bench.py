@@ -346,6 +346,7 @@ def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: 
     rows += _families(finished)
     document = {
         "suite": suite.name, "about": suite.about, "quick": options.quick,
+        "notes": [] if options.quick else list(suite.notes),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
                    f"{torch.__version__}, {torch.get_num_threads()} thread",
         "command": _command(suite, budget, options),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from metanet.tasks.predict.rows.base import TRACKS
@@ -23,9 +23,10 @@ def card(document: Mapping[str, Any]) -> str:
              "Tracks: " + "; ".join(f"**{k}** {v}" for k, v in TRACKS.items()) + ".", ""]
     for stage, split in dict.fromkeys((r["stage"], r["split"]) for r in document["rows"]):
         rows = [r for r in document["rows"] if (r["stage"], r["split"]) == (stage, split)]
-        lines += [f"## {stage}, scored on {split} ({rows[0]['n']} members)", "",
+        name = stage if stage.endswith(split) else f"{stage}, scored on {split}"
+        lines += [f"## {name} ({rows[0]['n']} members)", "",
                   *_table(rows), "", *_census(document, stage, split), ""]
-    lines += _flags(document)
+    lines += [*_verdict(document), *_flags(document)]
     return "\n".join(lines) + "\n"
 
 
@@ -71,14 +72,56 @@ def _census(document: Mapping[str, Any], stage: str, split: str) -> list[str]:
     parts = ", ".join(f"{k} {v}" for k, v in census.get("parts", {}).items())
     counted = census.get(split, {})
     left = ", ".join(f"{v} {k}" for k, v in counted.items() if k != "members" and v)
-    text = [f"Parts: {parts}. Of {counted.get('members', '?')} members, left out and counted here: "
-            f"{left or 'none'}."]
-    clusters = [r for r in document["rows"] if (r["stage"], r["split"]) == (stage, split)
-                and r["split"] == "strangers" and r.get("against_norm_line")]
-    text += [f"P({r['title']} > norm) by paired bootstrap over repositories: "
-             f"{r['against_norm_line']['above']:.2f}." for r in clusters if r["track"] in ("W", "Q")
-             and r["model"] != "norm-line"]
+    text = [f"Parts: {parts}. Of {counted['members']} members, left out and counted here: "
+            f"{left or 'none'}."] if counted else []
+    told = [f"{r['title']} {r['against_norm_line']['above']:.2f}" for r in document["rows"]
+            if (r["stage"], r["split"]) == (stage, split) and split == "strangers"
+            and r["track"] in ("W", "Q") and r.get("against_norm_line")]
+    if told:
+        text += ["", "P(τ of a row > τ of the weight norm), paired bootstrap over repositories: "
+                 + ", ".join(told) + "."]
     return text
+
+
+def _verdict(document: Mapping[str, Any]) -> list[str]:
+    """Each target with what was measured, and what could have been told at all."""
+    found = [line for stage, split in dict.fromkeys(
+        (r["stage"], r["split"]) for r in document["rows"])
+        for line in _judged({r["model"]: r for r in document["rows"]
+                             if (r["stage"], r["split"]) == (stage, split)},
+                            stage if stage.endswith(split) else f"{stage}, {split}")]
+    notes = [f"- {note}" for note in document.get("notes", ())]
+    return ["## Targets", "", *found, *notes, ""] if found or notes else []
+
+
+def _judged(rows: Mapping[str, Mapping[str, Any]], where: str) -> list[str]:
+    out = []
+    reader, queries = rows.get("flagship-w"), rows.get("flagship-q")
+    if reader and "against_statistics" in reader and "strangers" not in where:
+        out.append(_line(f"{where}: flagship W above weight statistics, boosted",
+                         reader["against_statistics"], lambda t: t["low"] > 0))
+    if reader and "against_norm_line" in reader and "strangers" in where:
+        out.append(_line(f"{where}: flagship W above the weight norm (P ≥ 0.9)",
+                         reader["against_norm_line"], lambda t: t["above"] >= 0.9)
+                   + f" P = {reader['against_norm_line']['above']:.2f}.")
+    for wanted, least in (("images-100", 0.0), ("render-cnn", -0.005)):
+        if not queries or wanted not in rows or (wanted == "images-100"
+                                                 and "strangers" not in where):
+            continue
+        mine, other = queries["mean"], rows[wanted]["mean"]
+        if mine is not None and other is not None:
+            out.append(f"- {where}: flagship Q at least {rows[wanted]['title']}"
+                       f"{' less half a point' if least else ''}: "
+                       f"{'held' if mine - other >= least else 'missed'}, {mine:.3f} against "
+                       f"{other:.3f}.")
+    return out
+
+
+def _line(what: str, test: Mapping[str, Any], held: Callable[[Mapping[str, Any]], bool]) -> str:
+    half = (test["high"] - test["low"]) / 2
+    return (f"- {what}: {'held' if held(test) else 'missed'}, {test['difference']:+.3f} "
+            f"{_interval(test['low'], test['high'])}; with so few members a difference below about "
+            f"{half:.2f} cannot be told from none.")
 
 
 def _flags(document: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -99,7 +100,7 @@ def difference(one: Sequence[Array], other: Sequence[Array], true: Array, strata
         true, strata: of the members.
         clusters: members with equal entries are drawn together (of a repository, one is drawn).
     """
-    counts = _counts(np.random.default_rng(seed), len(true), clusters, resamples)
+    counts = _counts(seed, len(true), clusters, resamples)
     sides = [np.mean([_leads(f, true, strata, counts) for f in side], 0) for side in (one, other)]
     found = sides[0] - sides[1]
     found = found[np.isfinite(found)]
@@ -116,7 +117,7 @@ def difference(one: Sequence[Array], other: Sequence[Array], true: Array, strata
 def interval(found: Sequence[Array], true: Array, strata: Array, *, clusters: Array | None = None,
              seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
     """95 % bootstrap interval of the lead score, averaged over seeds."""
-    counts = _counts(np.random.default_rng(seed), len(true), clusters, resamples)
+    counts = _counts(seed, len(true), clusters, resamples)
     drawn = np.mean([_leads(f, true, strata, counts) for f in found], 0)
     if not np.isfinite(drawn).any():
         return float("nan"), float("nan")
@@ -124,16 +125,26 @@ def interval(found: Sequence[Array], true: Array, strata: Array, *, clusters: Ar
     return float(low), float(high)
 
 
-def _counts(rng: np.random.Generator, n: int, clusters: Array | None, resamples: int
+def _counts(seed: int, n: int, clusters: Array | None, resamples: int
             ) -> Float[np.ndarray, "r n"]:
     """How often each resample draws each member."""
+    return _drawn(seed, n, None if clusters is None else tuple(clusters.tolist()), resamples)
+
+
+@lru_cache(maxsize=2)
+def _drawn(seed: int, n: int, clusters: tuple[str, ...] | None, resamples: int) -> Array:
+    """The same for all rows of a table, which makes their comparison paired."""
+    rng = np.random.default_rng(seed)
     out = np.zeros((resamples, n))
     if clusters is None:
         drawn = rng.integers(n, size=(resamples, n))
     else:
-        rows = [np.flatnonzero(clusters == name) for name in np.unique(clusters)]
-        drawn = np.array([[rng.choice(rows[i]) for i in rng.integers(len(rows), size=len(rows))]
-                          for _ in range(resamples)])
+        names = np.array(clusters)
+        rows = [np.flatnonzero(names == name) for name in np.unique(names)]
+        which = rng.integers(len(rows), size=(resamples, len(rows)))
+        sizes = np.array([len(r) for r in rows])[which]
+        starts = np.cumsum([0, *(len(r) for r in rows[:-1])])[which]
+        drawn = np.concatenate(rows)[starts + (rng.random(which.shape) * sizes).astype(int)]
     np.add.at(out, (np.arange(resamples)[:, None], drawn), 1)
     return out
 
