@@ -15,7 +15,7 @@ from metanet.symmetry.audit import audit_program
 from metanet.symmetry.axis import occurrences
 from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.space import WeightSpace
-from metanet.symmetry.verify import verify_program
+from metanet.symmetry.verify import AMPLIFIED, verify_program
 from metanet.trace.program import Program
 
 _TOO_LARGE = 150_000_000
@@ -100,7 +100,7 @@ def _prove(program: Program, space: WeightSpace, row: Row, note: Callable[[Row],
         row["failure"] = f"too large to verify: {size:,} parameters"
         return
     found = verify_program(program, space, samples=2)
-    row |= {"sound": found.max_error <= 1e-10, "error": found.max_error,
+    row |= {"sound": found.max_error <= 1e-10, "notes": list(found.notes), "error": found.max_error,
             "controls": found.controls.total, "undetected": list(found.undetected)}
     note({**row, "stage": "audit"})
     audit = audit_program(program)
@@ -113,6 +113,9 @@ def _prove(program: Program, space: WeightSpace, row: Row, note: Callable[[Row],
 def _failure(row: Row, empty: bool) -> str | None:
     """The first thing that keeps a row from being verified."""
     lost = [u for u in row["unsupported"] if u["lost"]]
+    if not row["sound"] and AMPLIFIED in row["notes"]:
+        row["sound"] = None  # neither proved nor refuted
+        return f"verify: {AMPLIFIED}"
     if not row["sound"]:
         return f"FALSE CLAIM: a random element changes the output by {row['error']:.1e}"
     if lost:

@@ -30,6 +30,8 @@ from metanet.trace.program import Call, Op, Program, substitute_leaves
 
 TOLERANCE = 1e-10
 """Largest relative change of an output that counts as rounding."""
+AMPLIFIED = "the network amplifies rounding errors whatever the size of its weights"
+"""Remark on a change of the outputs that rounding of the weights makes as well."""
 _DETECTED = 1e-8
 _SILENT = 1e-12
 _STEPS = (0.1, 1e-2, 1e-3, 1e-5)
@@ -217,7 +219,7 @@ class Trial:
             if error <= TOLERANCE or not self._unstable(error, seed):
                 return error, note
             note = f"weights were scaled by {gain / 3:.1g} or less: the network amplifies rounding"
-        return error, "the network amplifies rounding errors whatever the size of its weights"
+        return error, AMPLIFIED if error <= 100 * self._noise(seed) else note
 
     def control(self, group: Group, noise: float) -> bool:
         """Whether moving a group in one tensor alone changes an output, for some tensor."""
@@ -339,14 +341,16 @@ class Trial:
                    default=0.0)
 
     def _unstable(self, error: float, seed: int) -> bool:
-        if not np.isfinite(error):
-            return True
+        return not np.isfinite(error) or error <= 100 * self._noise(seed)
+
+    def _noise(self, seed: int) -> float:
+        """Largest change of an output when the weights change by one part in 1e15."""
         rng = torch.Generator().manual_seed(seed + 1)
         noisy = {
             name: t * (1 + 1e-15 * torch.randn(t.shape, generator=rng, dtype=t.dtype))
             for name, t in self.state.items()
         }
-        return error <= 100 * self.error(noisy)
+        return self.error(noisy)
 
 
 def run_doubled(program: Program, values: Mapping[str, Tensor]) -> list[Any]:
