@@ -20,6 +20,7 @@ from . import (
     graph,
     inspect,
     merge,
+    optim,
     permute,
     predict,
     pull,
@@ -54,6 +55,7 @@ for _panel, _verbs in {
         app.command(_verb.__name__, rich_help_panel=_panel,
                     epilog=epilog(_verb.__name__))(guarded(_verb))
 app.add_typer(zoo.app, rich_help_panel="Populations")
+app.add_typer(optim.app, rich_help_panel="Populations")
 
 
 def _version(wanted: bool) -> None:

@@ -83,6 +83,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "zoo map": ("metanet zoo map norms.py:norm digits --workers 2",),
     "zoo pull": ("metanet zoo pull hf://org/zoo -o zoo --where \"split = 'test'\"",),
     "zoo push": ("metanet zoo push digits org/digits --dataset",),
+    "optim train": ("metanet optim train optim-digits -o run",),
+    "optim bench": (
+        "metanet optim bench -o results --net run/net.safetensors --data folder",
+        "metanet optim bench -o results --tasks deep-mlp-digits --rivals adamw --no-tune",
+    ),
 }
 
 

@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from math import cos, pi
+from math import cos, isfinite, pi
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from metanet.checkpoint.names import printable
 from metanet.errors import MetanetError
 from metanet.tasks.optimize.estimate import Backward, Evolution
 from metanet.tasks.optimize.families import tasks_of
@@ -28,7 +30,7 @@ from metanet.tasks.optimize.worker import Worker
 STATE, LOG, NET, PLOT, RUN = ("state.safetensors", "log.jsonl", "net.safetensors",
                               "meta_loss.svg", "run.json")
 _BETAS = (0.9, 0.99)
-_CLIP = 1.0
+_CLIP, _EXPLODED, _KNOWN, _USUAL = 2.0, 100.0, 60, 0.1
 
 
 class Training:
@@ -72,16 +74,21 @@ class Training:
 
     def _claim(self, force: bool) -> None:
         path = self.out / RUN
-        if path.exists():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if told.get("key") != self.recipe.key:
-                if not force:
-                    raise MetanetError(f"{self.out}: holds the training of another recipe; name "
-                                       "another folder, or replace it with --force")
-                for name in (STATE, LOG, NET, PLOT):
-                    (self.out / name).unlink(missing_ok=True)
+        if path.exists() and self._told(path) != self.recipe.key:
+            if not force:
+                raise MetanetError(f"{printable(str(self.out))}: holds the training of another "
+                                   "recipe; name another folder, or replace it with --force")
+            for name in (STATE, LOG, NET, PLOT):
+                (self.out / name).unlink(missing_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         _write(path, json.dumps({"key": self.recipe.key, "recipe": asdict(self.recipe)}, indent=1))
+
+    def _told(self, path: Path) -> str:
+        """The key of the training that lies in the folder; empty where it cannot be read."""
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["key"])
+        except (ValueError, KeyError, TypeError):
+            return ""
 
     # ------------------------------------------------------------ the loop
 
@@ -111,7 +118,7 @@ class Training:
         source = self.sources[number]
         gradient, found = source.gradient(self.theta, self.recipe.truncation)
         norm = float(gradient.norm())
-        gradient = gradient * min(1.0, _CLIP / max(norm, 1e-12))
+        gradient = gradient * self._share(norm)
         self.done += 1
         self.mean.lerp_(gradient, 1 - _BETAS[0])
         self.square.lerp_(gradient * gradient, 1 - _BETAS[1])
@@ -123,6 +130,14 @@ class Training:
         self.rows.append({"step": self.done, "task": source.worker.task.name,
                           "meta": float(found.meta.mean()), "loss": float(found.last.mean()),
                           "norm": norm, "seconds": round(self.seconds, 2)})
+
+    def _share(self, norm: float) -> float:
+        """Factor on a gradient: at most twice the usual norm counts, and none that exploded."""
+        known = [row["norm"] for row in self.rows[-_KNOWN:]]
+        usual = median(known) if len(known) >= len(self.sources) else _USUAL
+        if not isfinite(norm) or norm > _EXPLODED * usual:
+            return 0.0
+        return min(1.0, _CLIP * usual / max(norm, 1e-12))
 
     def net(self) -> Net:
         """The net of the average of the last hundred or so outer steps."""
@@ -165,7 +180,7 @@ class Training:
                 told = file.metadata() or {}
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if told.get("key") != self.recipe.key:
-                raise MetanetError(f"{path}: is of another recipe")
+                raise MetanetError(f"{printable(str(path))}: is of another recipe")
             self.theta, self.mean = found["theta"], found["mean"]
             self.square, self.average = found["square"], found["average"]
             for i, source in enumerate(self.sources):
@@ -174,8 +189,9 @@ class Training:
             self.done, self.seconds = int(told["done"]), float(told["seconds"])
             self.cpu = float(told["cpu"])
         except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-            raise MetanetError(f"{path}: cannot be read as the state of this training ({error}); "
-                               "name another folder, or replace it with --force") from error
+            raise MetanetError(f"{printable(str(path))}: cannot be read as the state of this "
+                               f"training ({error}); name another folder, or replace it with "
+                               "--force") from error
         lines = (self.out / LOG).read_text(encoding="utf-8").splitlines()
         self.rows = [json.loads(line) for line in lines][:self.done]
 

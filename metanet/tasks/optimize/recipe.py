@@ -97,6 +97,11 @@ def load(name: str) -> Recipe:
     if not path.is_file():
         raise MetanetError(f"no recipe {printable(name, 80)!r}; there are {', '.join(names())}, "
                            "or give a YAML file")
-    reader = Reader([Document(path.read_text(encoding="utf-8"), path.name)])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise MetanetError(f"{printable(name, 80)}: is not text ({error}); this is no recipe") \
+            from error
+    reader = Reader([Document(text, printable(path.name))])
     found: Recipe = reader.read(Recipe, reader.top())
     return found

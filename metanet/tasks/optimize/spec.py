@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from metanet.checkpoint.names import printable
 from metanet.errors import MetanetError
 
 KINDS = ("element", "context", "unf", "gmn")
@@ -153,20 +154,21 @@ class Net:
         Raises:
             MetanetError: if it is something else.
         """
+        shown = printable(str(path))
         try:
             with safe_open(path, "pt") as file:
                 told = file.metadata() or {}
                 if told.get("format") != FORMAT:
-                    raise MetanetError(f"{path}: is no learned optimizer of metanet")
+                    raise MetanetError(f"{shown}: is no learned optimizer of metanet")
                 spec = Spec(**json.loads(told["spec"]))
                 net = cls(spec, file.get_tensor("theta").float(), json.loads(told["about"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise MetanetError(f"{path}: cannot be read as a learned optimizer ({error})") \
+            raise MetanetError(f"{shown}: cannot be read as a learned optimizer ({error})") \
                 from error
         if not spec.structured:
             spec.unpack(net.theta[None])
         if not bool(net.theta.isfinite().all()):
-            raise MetanetError(f"{path}: has weights that are not finite")
+            raise MetanetError(f"{shown}: has weights that are not finite")
         return net
 
 

@@ -123,7 +123,8 @@ class Worker:
         p, state = self.p, self.state
         losses, weights = [], []
         for _ in range(steps):
-            step, horizon, first, factor = self.facts
+            self.facts = self.facts.clone()  # what the graph holds must not change
+            step, horizon, first, factor = self.facts.clone()
             x, y = self._draw()
             values = self.layout.views(p * factor[:, None])
             grads, loss = self.pull(dict(zip(self.layout.names, values, strict=True)), x, y)
