@@ -208,6 +208,13 @@ class WeightSpace:
             f"{len(self.groups)} groups, {self.status})"
         )
 
+    def _repr_html_(self) -> str:
+        import html
+
+        lines = str(self).splitlines()
+        shown = lines if len(lines) <= 60 else [*lines[:60], f"… and {len(lines) - 60} lines more"]
+        return f"<p><code>{self!r}</code></p><pre>{html.escape(chr(10).join(shown))}</pre>"
+
     @classmethod
     def parse(cls, text: str, shapes: Shaped | Mapping[str, Iterable[int]] | None = None
               ) -> WeightSpace:

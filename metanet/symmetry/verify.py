@@ -96,6 +96,11 @@ class Verification:
                          "nothing was proved")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(self.report())}</pre>"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self) | {"undetected": list(self.undetected), "notes": list(self.notes),

@@ -12,6 +12,7 @@ SCRIPT = """
 import json, resource, sys, time
 import torch
 from metanet.symmetry import infer
+from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.vision import prepare_torchvision
 
 prepare_torchvision()
@@ -21,9 +22,8 @@ layers, hidden, wide, heads, groups = json.loads(sys.argv[1])
 config = transformers.LlamaConfig(
     hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers,
     num_attention_heads=heads, num_key_value_heads=groups, vocab_size=32000, use_cache=False)
-with torch.device("meta"):
+with meta_parameters():
     model = transformers.LlamaForCausalLM(config)
-model.model.rotary_emb = type(model.model.rotary_emb)(config, device="cpu")
 start = time.process_time()
 space = infer(model.eval(), (torch.arange(14).reshape(2, 7),))
 seconds = time.process_time() - start
