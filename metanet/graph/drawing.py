@@ -29,8 +29,7 @@ def draw_svg(graph: ParameterGraph) -> str:
     from matplotlib.figure import Figure
 
     columns = _columns(graph)
-    reach = _reach(graph, columns)
-    lines = {name: i for i, name in enumerate(sorted(reach, key=lambda name: min(reach[name])))}
+    reach, lines = _reach(graph, columns), rows(graph)
     width, height = 3 + 0.34 * len(columns), 2.2 + 0.3 * len(lines)
     with matplotlib.rc_context({"svg.hashsalt": "metanet", "svg.fonttype": "none"}):
         figure = Figure(figsize=(max(width, 6.0), height), layout="constrained")
@@ -38,7 +37,8 @@ def draw_svg(graph: ParameterGraph) -> str:
         axes = figure.add_subplot()
         for name, row in lines.items():
             axes.plot([min(reach[name]) - 0.35, max(reach[name]) + 0.35], [row, row], linewidth=3,
-                      color=colour(graph, name), alpha=0.55, solid_capstyle="round", zorder=1)
+                      color=colour(graph, name), alpha=0.55, solid_capstyle="round", zorder=1,
+                      gid=f"group-{row}")
         _draw_tensors(axes, graph, columns, lines)
         axes.set_xlim(-1, len(columns))
         axes.set_ylim(len(lines) - 0.3, -0.7)
@@ -53,6 +53,12 @@ def draw_svg(graph: ParameterGraph) -> str:
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return stream.getvalue()
+
+
+def rows(graph: ParameterGraph) -> dict[str, int]:
+    """Row of each line, from the top: by the first tensor that it meets."""
+    reach = _reach(graph, _columns(graph))
+    return {name: i for i, name in enumerate(sorted(reach, key=lambda name: min(reach[name])))}
 
 
 def _columns(graph: ParameterGraph) -> dict[str, int]:
@@ -93,17 +99,20 @@ def _draw_tensors(axes: Axes, graph: ParameterGraph, columns: dict[str, int],
         at = _column(graph, columns, edge)
         if at is None or not edge.ends:
             continue
-        rows = [row[end.nodes] for end in edge.ends]
+        places = [row[end.nodes] for end in edge.ends]
+        # Rows, not names: the page finds by them what belongs to a group.
+        gid = "-".join(["tensor", *map(str, sorted(set(places)))])
         if len(edge.ends) == 1:
-            axes.plot([at], rows, marker="|", markersize=7, color="#333333", zorder=3)
+            axes.plot([at], places, marker="|", markersize=7, color="#333333", zorder=3, gid=gid)
             continue
-        axes.plot([at, at], [min(rows), max(rows)], color="#333333", linewidth=1, zorder=2)
-        for end, place in zip(edge.ends, rows, strict=True):
-            others = [r for r in rows if r != place]
+        axes.plot([at, at], [min(places), max(places)], color="#333333", linewidth=1, zorder=2,
+                  gid=gid)
+        for end, place in zip(edge.ends, places, strict=True):
+            others = [r for r in places if r != place]
             down = bool(others) and place > sum(others) / len(others)
             marker = ("v" if down else "^") if end.out else "o"
             axes.plot([at], [place], marker=marker, markersize=6, color=colour(graph, end.nodes),
-                      markeredgecolor="#333333", markeredgewidth=0.6, zorder=4)
+                      markeredgecolor="#333333", markeredgewidth=0.6, zorder=4, gid=gid)
 
 
 def colour(graph: ParameterGraph, name: str) -> str:

@@ -20,12 +20,18 @@ FORMATS = (".pt", ".graphml", ".svg", ".html")
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Parameter graph</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
+:root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-figure { overflow-x: auto; margin: 1rem 0 }
+figure, .wide { overflow-x: auto; margin: 1rem 0 }
+figure { background: #fff; border-radius: 6px; padding: .5rem }
+svg .off { opacity: .08 } tr[data-row] { cursor: pointer } tr.on { font-weight: 600 }
+tr[data-row]:hover, tr.on { background: #8882 }
 table { border-collapse: collapse } th, td { padding: .2rem .8rem .2rem 0; text-align: left;
-vertical-align: top; border-bottom: 1px solid #ddd } td.n { text-align: right }
-pre { background: #f6f6f6; padding: 1rem; overflow-x: auto }
+vertical-align: top; border-bottom: 1px solid #8884 } td.n { text-align: right }
+td.t { max-width: 40rem; overflow-wrap: anywhere }
+pre { background: #8881; padding: 1rem; overflow-x: auto }
 .swatch { display: inline-block; width: 1em; height: 1em; border-radius: 50%;
 vertical-align: -.15em }
 </style></head><body>
@@ -38,16 +44,38 @@ across the lines that it reads (dot) and feeds (arrow head); ticks are biases an
 {# matplotlib escapes the names that it writes into the drawing #}
 <figure>{{ svg|safe }}</figure>
 <h2>Groups</h2>
-<table><tr><th></th><th>group</th><th>kind</th><th>size</th><th>inside</th><th>copies</th>
+<p>Click a group to see it alone, with the tensors that it acts on; click again for all.
+<input type="search" placeholder="tensor or group" aria-label="Find a tensor or group"></p>
+<div class="wide"><table><tr><th></th><th>group</th><th>kind</th><th>size</th><th>inside</th>
+<th>copies</th>
 <th>tensors</th></tr>
-{% for group in graph.space.normal_groups %}<tr>
+{% for group in graph.space.normal_groups %}<tr data-row="{{ rows[group.label] }}" tabindex="0">
 <td><span class="swatch" style="background: {{ colours[group.label] }}"></span></td>
 <td>{{ group.label }}</td><td>{{ group.kind }}</td><td class="n">{{ group.size }}</td>
 <td>{{ group.over|join(" × ") }}</td><td class="n">{{ group.copies }}</td>
-<td>{{ group.tensors|join(", ")|printable }}</td></tr>
-{% endfor %}</table>
+<td class="t">{{ group.tensors|join(", ")|printable }}</td></tr>
+{% endfor %}</table></div>
 <h2>Space</h2>
 <pre>{{ text }}</pre>
+<script>
+const groups = [...document.querySelectorAll("tr[data-row]")];
+const parts = [...document.querySelectorAll("svg [id^=group-], svg [id^=tensor-]")];
+function show(rows) {
+  for (const g of groups) g.classList.toggle("on", !!rows && rows.has(g.dataset.row));
+  for (const p of parts) p.classList.toggle("off",
+    !!rows && !p.id.split("-").slice(1).some(row => rows.has(row)));
+}
+for (const g of groups) {
+  const pick = () => show(g.classList.contains("on") ? null : new Set([g.dataset.row]));
+  g.addEventListener("click", pick);
+  g.addEventListener("keydown", e => { if (e.key === "Enter") pick(); });
+}
+document.querySelector("input").addEventListener("input", e => {
+  const word = e.target.value.toLowerCase();
+  for (const g of groups) g.hidden = !g.textContent.toLowerCase().includes(word);
+  show(word ? new Set(groups.filter(g => !g.hidden).map(g => g.dataset.row)) : null);
+});
+</script>
 </body></html>
 """
 
@@ -89,20 +117,24 @@ def svg(graph: ParameterGraph) -> str:
     return draw_svg(graph)
 
 
+def inline_svg(graph: ParameterGraph) -> str:
+    """The drawing for use inside HTML: no prologue, and no comments (which repeat the names)."""
+    drawing = re.sub("<!--.*?-->|<metadata>.*?</metadata>", "", svg(graph), flags=re.DOTALL)
+    return drawing[drawing.index("<svg"):]
+
+
 def html(graph: ParameterGraph) -> str:
     """One self-contained page; every name from the checkpoint is escaped."""
     from jinja2 import Environment, StrictUndefined
 
-    from metanet.graph.drawing import colour
+    from metanet.graph.drawing import colour, rows
 
-    # Without prologue and comments (which repeat the names as they are).
-    drawing = re.sub("<!--.*?-->", "", svg(graph), flags=re.DOTALL)
-    drawing = drawing[drawing.index("<svg"):]
     colours = {group.label: colour(graph, group.label) for group in graph.space.normal_groups}
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["printable"] = printable
     page = environment.from_string(_PAGE)
-    return page.render(graph=graph, svg=drawing, text=str(graph.space), colours=colours)
+    return page.render(graph=graph, svg=inline_svg(graph), text=str(graph.space), colours=colours,
+                       rows=rows(graph))
 
 
 def plain(graph: ParameterGraph, max_edges: int = 200_000) -> dict[str, Any]:

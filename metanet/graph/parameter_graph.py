@@ -120,6 +120,11 @@ class ParameterGraph:
         return (f"ParameterGraph({len(self.node_sets)} node sets, {self.n_nodes:,} nodes, "
                 f"{len(self.edge_sets)} blocks, {self.n_edges:,} edges)")
 
+    def _repr_html_(self) -> str:
+        from metanet.graph.files import inline_svg
+
+        return f"<p><code>{self!r}</code></p>{inline_svg(self)}"
+
     def to_pyg(self, max_edges: int = 5_000_000) -> Data:
         """A homogeneous torch_geometric graph; see ``metanet.graph.pyg``."""
         from metanet.graph.pyg import to_pyg

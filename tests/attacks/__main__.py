@@ -90,7 +90,7 @@ def main() -> None:
     words = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     words.add_argument("--mutations", type=int, default=700, metavar="N", help="per format")
     words.add_argument("--million", action="store_true", help="a million mutations")
-    words.add_argument("--kills", type=int, default=3, metavar="N", help="per writer; 0 for none")
+    words.add_argument("--kills", type=int, default=0, metavar="N", help="per writer; 0 for none")
     words.add_argument("--seed", type=int, default=7)
     told = words.parse_args()
     print(hostile(), flush=True)

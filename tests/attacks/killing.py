@@ -108,8 +108,11 @@ def whole(out: Path) -> None:
             found = Zoo.open(path).verify(leaks=False)
             if not found.ok:
                 raise AssertionError(f"{path}: {found.missing} {found.corrupt}")
-        elif path.is_file() or list(path.glob("*.safetensors")):
+        elif path.is_file() or (path / "model.safetensors.index.json").is_file():
             door.open(str(path)).state_dict()
+        else:
+            for part in path.glob("[!.]*.safetensors"):
+                door.open(str(part)).state_dict()
 
 
 def digest(out: Path) -> str:

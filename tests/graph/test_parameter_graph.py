@@ -157,7 +157,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
                    for x in "ab"]})
     graph = ParameterGraph.from_checkpoint(space, {evil: torch.ones(2, 2)})
     page = html(graph)
-    assert "<script" not in page and "\x1b" not in page and "$x^2$" in page
+    assert page.count("<script") == 1 and "\x1b" not in page and "$x^2$" in page
     export(graph, tmp_path / "x.graphml", max_edges=0)
     ElementTree.parse(tmp_path / "x.graphml")
     export(graph, tmp_path / "x.svg")

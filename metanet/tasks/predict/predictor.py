@@ -60,6 +60,13 @@ class Prediction:
     predictor: str = ""
     note: str = ""
 
+    def _repr_html_(self) -> str:
+        import html
+
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(printable(value))}</td></tr>"
+                       for name, value in asdict(self).items() if value not in (None, ""))
+        return f"<table>{rows}</table>"
+
 
 @dataclass(eq=False)
 class Predictor:
