@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import metanet.checkpoint as door
 from metanet.errors import MetanetError
@@ -72,7 +72,7 @@ def convert(folder: Path) -> None:
     if not path.exists():
         torch.save({f"w{i}": torch.full((500, 500), float(i)) for i in range(60)}, folder / "new")
         os.replace(folder / "new", path)
-    door.open(str(path)).convert(folder / "out.safetensors")
+    door.open(str(path)).convert(folder / "out.safetensors", force=True)
 
 
 WRITERS: dict[str, Work] = {"zoo build": build_zoo, "train": train, "merge": merge,
@@ -124,12 +124,13 @@ def digest(out: Path) -> str:
     found = hashlib.sha256()
     for path in sorted(p for p in out.parent.rglob("out*/**/*.safetensors")) or sorted(
             out.parent.glob("out.safetensors")):
-        found.update(path.read_bytes())
+        for key, tensor in sorted(load_file(path).items()):  # headers name folders and dates
+            found.update(key.encode() + tensor.numpy().tobytes())
     return found.hexdigest()
 
 
 def kill_many(name: str, number: int, seed: int = 0) -> str:
-    """Kill a writer ``number`` times, then let it end; its bytes are those of an undisturbed run.
+    """Kill a writer ``number`` times, then let it end; its weights are those of a calm run.
 
     Raises:
         AssertionError: if something half-written loads, or the end differs.
@@ -146,5 +147,5 @@ def kill_many(name: str, number: int, seed: int = 0) -> str:
         _run(work, Path(rough), None)
         whole(Path(rough) / "out")
         if digest(Path(rough) / "out") != digest(Path(calm) / "out"):
-            raise AssertionError(f"{name}: other bytes after {killed} kills")
-    return f"{killed} of {number} killed, resumed to the same bytes"
+            raise AssertionError(f"{name}: other weights after {killed} kills")
+    return f"{killed} of {number} killed, resumed to the same weights"
