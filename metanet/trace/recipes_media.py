@@ -5,6 +5,7 @@ Each function gives one row of text in which tokens hold the places of what is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -148,11 +149,45 @@ def _letters(config: Any, dtype: torch.dtype) -> Named:
     return {"input_ids": letters, "attention_mask": torch.ones_like(letters)}
 
 
+def _shaped_patches(config: Any, dtype: torch.dtype) -> Named:
+    """Words beside one row of patches with the shape of their grid."""
+    side, (high, broad) = patch(config), (4, 6)
+    wide = channels(config) * side * side
+    return {"input_ids": plain_ids(config, 1, 6), "pixel_attention_mask": ones(1, high * broad),
+            "pixel_values": normal(1, high * broad, wide, dtype=dtype),
+            "spatial_shapes": torch.tensor([[high, broad]])}
+
+
+def _codes(config: Any, dtype: torch.dtype) -> Named:
+    """Words, and codes of several books."""
+    words = plain_ids(config, 2, 6)
+    return {"input_ids": words, "attention_mask": torch.ones_like(words),
+            "decoder_input_ids": ids(30, 2 * config.decoder.num_codebooks, 5)}
+
+
+def _frames(config: Any, dtype: torch.dtype) -> Named:
+    """Frames of sound, features last."""
+    return {"input_features": normal(2, 20, config.input_size, dtype=dtype),
+            "input_features_mask": ones(2, 20)}
+
+
+def _wave_and_spectrum(config: Any, dtype: torch.dtype) -> Named:
+    """A wave, and features of its frames."""
+    frames = 10
+    return {"input_values": normal(1, 1, frames * math.prod(config.downsampling_ratios),
+                                   dtype=dtype),
+            "input_features": normal(
+                1, frames, config.semantic_model_config.feature_projection_input_dim, dtype=dtype),
+            "input_features_mask": ones(1, frames)}
+
+
 MEDIA: dict[str, Callable[[Any, torch.dtype], Named]] = {
     "inkling2": _merged_patches, "inkling_mm_model": _films_and_codes, "molmo2": _pooled_patches,
     "musicflamingo": _listened, "qwen2_audio": _listened, "neomme": _patches_in_order,
     "minicpmv4_7_vision": _merging, "tvp": _one_film, "glm_image": _quantised,
     "canine": _letters, "inkling2_vision": _merged_alone, "muse_spark_audio": _whole_frames,
+    "xcodec2": _wave_and_spectrum, "neucodec": _wave_and_spectrum,
+    "siglip2": _shaped_patches, "musicgen": _codes, "fun_asr_nano_encoder": _frames,
     "musicgen_melody": _melody, "luke": _entities, "mluke": _entities, "lxmert": _boxed_features,
 }
 """Model type → what its forward takes."""
