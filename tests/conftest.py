@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +103,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """Watch the skips of the whole run, not those of one worker."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SkipWatch(), "skip-watch")
+
+
+@pytest.fixture
+def working_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers fails on a torchvision that belongs to another torch; then hide it."""
+    from metanet.trace.archs.vision import prepare_torchvision
+
+    prepare_torchvision()
+    try:
+        import torchvision  # noqa: F401
+    except Exception:
+        monkeypatch.setitem(sys.modules, "torchvision", None)

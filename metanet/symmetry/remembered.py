@@ -67,17 +67,19 @@ class Memory:
         """As :func:`metanet.symmetry.gains.collect`; not to be changed where the group is lone."""
         if not self.lone(group):
             return collect(self.space, group, self.pair, tables, values)
-        before, gains = self.kept.get(group.label, ({}, None))
-        changes = None if gains is None else self._changes(group, before, tables)
-        if gains is None or changes is None:
+        if group.label not in self.kept:
             gains = collect(self.space, group, self.pair, tables, values)
-            if group.label not in self.kept:
-                self.room -= group.size**2
+            if group.size**2 > self.room:
+                return gains
+            self.room -= group.size**2
         else:
-            for change in changes:
+            before, gains = self.kept[group.label]
+            changes = self._changes(group, before, tables)
+            if changes is None:
+                gains = collect(self.space, group, self.pair, tables, values)
+            for change in changes or ():
                 self._add(gains, change, before, tables, values)
-        if self.room >= 0 or group.label in self.kept:
-            self.kept[group.label] = dict(tables), gains
+        self.kept[group.label] = dict(tables), gains
         return gains
 
     def _changes(self, group: Group, before: Tables, tables: Tables) -> list[_Change] | None:

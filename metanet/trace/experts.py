@@ -7,12 +7,19 @@ symmetry behind it. The batched form is the same function.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
 
 _SWITCH, _BATCHED = "_experts_implementation", "batched_mm"
+
+
+def batch_experts(config: Any) -> None:
+    """Choose batched products in a config that has the choice and takes it."""
+    if hasattr(config, _SWITCH):
+        with suppress(AttributeError, ValueError):
+            setattr(config, _SWITCH, _BATCHED)
 
 
 @contextmanager
@@ -23,7 +30,7 @@ def batched_experts(module: nn.Module) -> Iterator[None]:
     before = {key: getattr(config, _SWITCH) for key, config in configs.items()}
     try:
         for config in configs.values():
-            setattr(config, _SWITCH, _BATCHED)
+            batch_experts(config)
         yield
     finally:
         for key, config in configs.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,7 @@ MIXTRAL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _without_a_broken_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers fails on a torchvision that belongs to another torch; then hide it."""
-    from metanet.trace.archs.vision import prepare_torchvision
-
-    prepare_torchvision()
-    try:
-        import torchvision  # noqa: F401
-    except Exception:
-        monkeypatch.setitem(sys.modules, "torchvision", None)
+pytestmark = pytest.mark.usefixtures("working_torchvision")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ own names and cut is loaded by ``from_pretrained`` and must compute what the fil
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,16 +38,7 @@ LAYERS = models.s(3, 3) + models.s(*[8] * 4, over=(3,))
 BERT_GROUPS = [*LAYERS, *models.s(24, 40, 40)]
 
 
-@pytest.fixture(autouse=True)
-def _without_a_broken_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers fails on a torchvision that belongs to another torch; then hide it."""
-    from metanet.trace.archs.vision import prepare_torchvision
-
-    prepare_torchvision()
-    try:
-        import torchvision  # noqa: F401
-    except Exception:
-        monkeypatch.setitem(sys.modules, "torchvision", None)
+pytestmark = pytest.mark.usefixtures("working_torchvision")
 
 
 def save(path: Path, name: str, settings: dict[str, Any]) -> Any:

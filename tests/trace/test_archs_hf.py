@@ -21,13 +21,7 @@ LLAMA = {**BERT, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "
          "eos_token_id": 2}
 
 
-@pytest.fixture(autouse=True)
-def _without_a_broken_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers fails on a torchvision that belongs to another torch; then hide it."""
-    try:
-        import torchvision  # noqa: F401
-    except Exception:
-        monkeypatch.setitem(sys.modules, "torchvision", None)
+pytestmark = pytest.mark.usefixtures("working_torchvision")
 
 
 def folder(tmp_path: Path, config: dict[str, Any]) -> str:

@@ -35,3 +35,20 @@ def test_it_is_restored_after_a_failure() -> None:
 def test_a_module_without_a_choice_is_left_alone() -> None:
     with batched_experts(nn.Linear(2, 2)):
         pass
+
+
+def test_a_config_that_refuses_is_left_as_it_is() -> None:
+    class Refusing:
+        @property
+        def _experts_implementation(self) -> str:
+            return "eager"
+
+        @_experts_implementation.setter
+        def _experts_implementation(self, value: str) -> None:
+            if value != "eager":
+                raise ValueError(value)
+
+    part = nn.Linear(2, 2)
+    part.config = Refusing()
+    with batched_experts(part):
+        assert part.config._experts_implementation == "eager"

@@ -16,6 +16,14 @@ GRID = tuple(10 ** (k / 2) for k in range(-3, 4))
 """Factors on the usual step size that tuning tries."""
 
 
+def _evaluated(closure: Callable[[], Any] | None) -> Any:
+    """The loss, with fresh gradients, where there is a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Lion(Optimizer):
     """Sign of an interpolated momentum (arXiv 2302.06675)."""
 
@@ -26,10 +34,7 @@ class Lion(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _evaluated(closure)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             grads = [p.grad for p in params]
@@ -65,10 +70,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _evaluated(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:

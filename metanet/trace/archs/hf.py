@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.registry import Request, architecture
 from metanet.trace.archs.stored import bind
 from metanet.trace.archs.vision import prepare_torchvision
+from metanet.trace.experts import batch_experts
 from metanet.trace.inputs import synthesise
 
 _MAX_BYTES = 1 << 20
@@ -202,6 +202,4 @@ def _settle(config: Any) -> None:
     for part in (config, *(v for v in vars(config).values() if hasattr(v, "model_type"))):
         if hasattr(part, "use_cache"):
             part.use_cache = False
-        if hasattr(part, "_experts_implementation"):
-            with suppress(AttributeError, ValueError):
-                part._experts_implementation = "batched_mm"
+        batch_experts(part)

@@ -16,6 +16,7 @@ from metanet.trace.archs.real import meta_parameters
 from metanet.trace.archs.shrink import LEVELS, shrunk, walk
 from metanet.trace.archs.tiny_table import TABLE, laid_over
 from metanet.trace.archs.vision import prepare_torchvision
+from metanet.trace.experts import batch_experts
 
 _PREFERRED = (
     "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "MASKED_LM",
@@ -122,8 +123,4 @@ def _settle(config: Any) -> None:
     for name in _OFF:
         if getattr(config, name, False) is True:
             setattr(config, name, False)
-    if hasattr(config, "_experts_implementation"):
-        try:
-            config._experts_implementation = "batched_mm"
-        except (AttributeError, ValueError):
-            return
+    batch_experts(config)
