@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,23 @@ import torch
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+_HERE = ("127.", "::1", "localhost", "0.0.0.0", "::ffff:127.")
 
+
+def _no_network(event: str, told: tuple[Any, ...]) -> None:
+    """An audit hook: this process reaches loopback and files, and nothing beyond."""
+    if event in ("socket.connect", "socket.sendto"):
+        host = told[1][0] if isinstance(told[1], tuple) else None
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = told[0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host and not str(host).startswith(_HERE):
+        raise OSError(f"tests have no network, and this one asked for {host!r}")
+
+
+sys.addaudithook(_no_network)
 settings.register_profile(
     "metanet", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )

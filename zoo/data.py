@@ -18,7 +18,7 @@ from metanet.zoo.hub_data import fetched
 from metanet.zoo.packs import Part, read_images, read_text
 
 from metanet.checkpoint.hub import SCHEME
-from metanet.checkpoint.names import printable
+from metanet.checkpoint.names import no_such, printable
 from metanet.errors import ZooError
 
 VARIABLE = "METANET_DATA"
@@ -100,7 +100,7 @@ def load(name: str, source: str | os.PathLike[str] | None = None, *, part: str =
     """
     name = name.lower().replace("_", "-")
     if name not in NAMES:
-        raise ZooError(f"no data set {printable(name, 40)!r}; there are {', '.join(NAMES)}")
+        raise ZooError(no_such("data set", name, NAMES))
     if part not in ("train", "test"):
         raise ZooError(f"no part {printable(part, 40)!r}; there are train and test")
     if on_the_hub(source) and name != "digits":

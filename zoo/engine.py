@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol, TypeVar
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import ZooError
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def engine(name: str = "local", workers: int = 2) -> Engine:
     if name == "local":
         return Local(workers)
     if name != "ray":
-        raise ZooError(f"no engine {name!r}; there are {', '.join(NAMES)}")
+        raise ZooError(no_such("engine", name, NAMES))
     from metanet.zoo.engine_ray import RayEngine
 
     found: Engine = RayEngine(workers)

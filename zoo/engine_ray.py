@@ -33,7 +33,7 @@ class RayEngine:
         """See :class:`metanet.zoo.engine.Engine`."""
         ray = _ray()
         if not ray.is_initialized():
-            ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False)
+            _connect(ray, self.workers)
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_call)
         window = self.workers * _AHEAD
         begun: list[Any] = [task.remote(function, item) for item in items[:window]]
@@ -56,6 +56,14 @@ def _call(function: Callable[[T], R], item: T) -> R:
 
     with one_thread():
         return function(item)
+
+
+def _connect(ray: Any, workers: int) -> None:
+    """To the cluster that ``ray start`` or RAY_ADDRESS names; to a new one where there is none."""
+    try:
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    except ValueError:  # there is one, whose size is not ours to say
+        ray.init(log_to_driver=False)
 
 
 def _ray() -> Any:

@@ -13,7 +13,7 @@ from metanet.zoo.draw import Draw, fixed
 from metanet.zoo.fit_inr import INR, Fit
 from metanet.zoo.typed_yaml import Document, Reader
 
-from metanet.checkpoint.names import printable
+from metanet.checkpoint.names import no_such
 from metanet.errors import ZooError
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -204,8 +204,7 @@ def _chain(source: str | os.PathLike[str], depth: int = 0) -> Iterator[Document]
     path = Path(source)
     if not path.suffix:
         if str(source) not in names():
-            raise ZooError(f"no recipe {printable(source, 80)!r}; there are {', '.join(names())}, "
-                           "or name a YAML file")
+            raise ZooError(f"{no_such('recipe', source, names())}, or name a YAML file")
         path = FOLDER / f"{source}.yaml"
     try:
         document = Document(path.read_text(encoding="utf-8"), path.name)
@@ -222,8 +221,7 @@ def _bases(document: Document, depth: int) -> Iterator[Document]:
     if depth > 4:
         raise document.fail(found[0], "recipes stand on each other in a circle")
     if found[1].value not in names():  # by name only: a recipe opens no path
-        raise document.fail(found[1], f"no recipe {printable(found[1].value, 80)!r} to stand on; "
-                                      f"there are {', '.join(names())}")
+        raise document.fail(found[1], no_such("recipe", found[1].value, names()))
     yield from _chain(str(found[1].value), depth + 1)
 
 

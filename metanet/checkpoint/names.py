@@ -5,6 +5,7 @@ Torch-free, and used by other rooms.
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -55,6 +56,14 @@ def printable(text: object, limit: int | None = None) -> str:
     if cut.isascii() and cut.isprintable():
         return cut
     return "".join(map(_escape, cut))
+
+
+def no_such(what: str, name: object, known: Iterable[str]) -> str:
+    """The text of an error: there is no ``what`` of that name; the nearest, and all that are."""
+    words = list(known)
+    near = difflib.get_close_matches(str(name)[:200], words, 1)
+    hint = f"did you mean {near[0]!r}? There are" if near else "there are"
+    return f"no {what} {printable(name, 80)!r}; {hint} {', '.join(words)}"
 
 
 def some(names: Iterable[str], limit: int = 6) -> str:

@@ -1,8 +1,10 @@
 """A drawing of a ParameterGraph: groups are coloured lines, tensors stand across them.
 
-Tensors run from left to right in natural order (in most checkpoints the order of depth), groups
-from top to bottom by their first tensor. A tensor is drawn from the lines that it reads (dot) to
-those that it feeds (arrow head); biases and norms are ticks on their line.
+Tensors run from left to right in natural order (in most checkpoints the order of depth). A line
+reaches from the first tensor of its group to the last, with its name above its start; lines that do
+not overlap share a row, so that a deep network is long and not high. A tensor is drawn from the
+lines that it reads (dot) to those that it feeds (arrow head); biases and norms are ticks on their
+line.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MAX_COLUMNS = 400
+_INCH, _ROW, _LETTER = 0.34, 0.46, 0.06  # width of a column, height of a row, width of a letter
 _GREY = "#8a8a8a"
 # Ten hues that stay apart on white, in print and for most colour-blind readers.
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99",
             "#6a4c93", "#997700")
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
 
 
 def draw_svg(graph: ParameterGraph) -> str:
@@ -30,24 +34,26 @@ def draw_svg(graph: ParameterGraph) -> str:
 
     columns = _columns(graph)
     reach, lines = _reach(graph, columns), rows(graph)
-    width, height = 3 + 0.34 * len(columns), 2.2 + 0.3 * len(lines)
+    row = _packed(graph, reach)
+    height = max(row.values(), default=0) + 1
+    size = (max(1.5 + _INCH * len(columns), 6.0), 2.0 + _ROW * height)
     with matplotlib.rc_context({"svg.hashsalt": "metanet", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(max(width, 6.0), height), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for name, row in lines.items():
-            axes.plot([min(reach[name]) - 0.35, max(reach[name]) + 0.35], [row, row], linewidth=3,
-                      color=colour(graph, name), alpha=0.55, solid_capstyle="round", zorder=1,
-                      gid=f"group-{row}")
-        _draw_tensors(axes, graph, columns, lines)
-        axes.set_xlim(-1, len(columns))
-        axes.set_ylim(len(lines) - 0.3, -0.7)
+        for name, number in lines.items():
+            first, last, y = min(reach[name]) - 0.35, max(reach[name]) + 0.35, row[name]
+            axes.plot([first, last], [y, y], linewidth=3, color=colour(graph, name), alpha=0.55,
+                      solid_capstyle="round", zorder=1, gid=f"group-{number}")
+            axes.text(first, y - 0.27, _line_label(graph, name), fontsize=7, parse_math=False,
+                      gid=f"group-{number}", zorder=5, va="center", bbox=_BEHIND)
+        _draw_tensors(axes, graph, columns, lines, row)
+        axes.set_xlim(-1, max(len(columns), size[0] / _INCH - 4))
+        axes.set_ylim(height - 0.4, -0.7)
         axes.set_xticks(range(len(columns)))
         axes.set_xticklabels([_label(name, 48) for name in columns], rotation=60, ha="right",
                              fontsize=7, parse_math=False)
-        axes.set_yticks(range(len(lines)))
-        axes.set_yticklabels([_line_label(graph, name) for name in lines], fontsize=8,
-                             parse_math=False)
+        axes.set_yticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         stream = io.StringIO()
@@ -56,9 +62,22 @@ def draw_svg(graph: ParameterGraph) -> str:
 
 
 def rows(graph: ParameterGraph) -> dict[str, int]:
-    """Row of each line, from the top: by the first tensor that it meets."""
+    """Number of each line, by the first tensor that it meets."""
     reach = _reach(graph, _columns(graph))
     return {name: i for i, name in enumerate(sorted(reach, key=lambda name: min(reach[name])))}
+
+
+def _packed(graph: ParameterGraph, reach: dict[str, list[float]]) -> dict[str, int]:
+    """Row of each line: the first one that is free where the line and its name stand."""
+    ends: list[float] = []
+    found: dict[str, int] = {}
+    for name in sorted(reach, key=lambda name: min(reach[name])):
+        first = min(reach[name]) - 0.35
+        name_ends = first + len(_line_label(graph, name)) * _LETTER / _INCH
+        row = next((i for i, end in enumerate(ends) if end < first), len(ends))
+        ends[row:row + 1] = [max(max(reach[name]) + 0.35, name_ends) + 0.2]
+        found[name] = row
+    return found
 
 
 def _columns(graph: ParameterGraph) -> dict[str, int]:
@@ -94,14 +113,14 @@ def _reach(graph: ParameterGraph, columns: dict[str, int]) -> dict[str, list[flo
 
 
 def _draw_tensors(axes: Axes, graph: ParameterGraph, columns: dict[str, int],
-                  row: dict[str, int]) -> None:
+                  lines: dict[str, int], row: dict[str, int]) -> None:
     for edge in graph.edge_sets.values():
         at = _column(graph, columns, edge)
         if at is None or not edge.ends:
             continue
         places = [row[end.nodes] for end in edge.ends]
-        # Rows, not names: the page finds by them what belongs to a group.
-        gid = "-".join(["tensor", *map(str, sorted(set(places)))])
+        # Numbers, not names: the page finds by them what belongs to a group.
+        gid = "-".join(["tensor", *map(str, sorted({lines[end.nodes] for end in edge.ends}))])
         if len(edge.ends) == 1:
             axes.plot([at], places, marker="|", markersize=7, color="#333333", zorder=3, gid=gid)
             continue
@@ -127,7 +146,7 @@ def _line_label(graph: ParameterGraph, name: str) -> str:
     nodes = graph.node_sets[name]
     copies = nodes.size // nodes.shape[-1]
     size = f"{nodes.kind}({nodes.shape[-1]})" + (f" x {copies}" if copies > 1 else "")
-    return f"{_label(name, 28)}  {size}"
+    return f"{_label(name, 28)} {size}"
 
 
 def _label(text: str, limit: int) -> str:

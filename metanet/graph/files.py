@@ -39,8 +39,9 @@ vertical-align: -.15em }
 <p>{{ "{:,}".format(graph.n_nodes) }} nodes in {{ graph.node_sets|length }} sets,
 {{ graph.edge_sets|length }} blocks, {{ "{:,}".format(graph.n_edges) }} edges,
 {{ "{:,}".format(graph.space.n_parameters) }} parameters; symmetry {{ graph.space.status }}.</p>
-<p>Coloured lines are groups of neurons that may be permuted, grey lines fixed axes. A tensor stands
-across the lines that it reads (dot) and feeds (arrow head); ticks are biases and norms.</p>
+<p>Coloured lines are groups of neurons that may be permuted, grey lines fixed axes; S(64) x 3 is a
+group of 64 in each of three heads. A tensor stands across the lines that it reads (dot) and feeds
+(arrow head); ticks are biases and norms.</p>
 {# matplotlib escapes the names that it writes into the drawing #}
 <figure>{{ svg|safe }}</figure>
 <h2>Groups</h2>
@@ -53,7 +54,8 @@ across the lines that it reads (dot) and feeds (arrow head); ticks are biases an
 <td><span class="swatch" style="background: {{ colours[group.label] }}"></span></td>
 <td>{{ group.label }}</td><td>{{ group.kind }}</td><td class="n">{{ group.size }}</td>
 <td>{{ group.over|join(" × ") }}</td><td class="n">{{ group.copies }}</td>
-<td class="t">{{ group.tensors|join(", ")|printable }}</td></tr>
+<td class="t"><details><summary>{{ group.tensors|length }}</summary>
+{{ group.tensors|join(", ")|printable }}</details></td></tr>
 {% endfor %}</table></div>
 <h2>Space</h2>
 <pre>{{ text }}</pre>
@@ -67,7 +69,7 @@ function show(rows) {
 }
 for (const g of groups) {
   const pick = () => show(g.classList.contains("on") ? null : new Set([g.dataset.row]));
-  g.addEventListener("click", pick);
+  g.addEventListener("click", e => { if (!e.target.closest("details")) pick(); });
   g.addEventListener("keydown", e => { if (e.key === "Enter") pick(); });
 }
 document.querySelector("input").addEventListener("input", e => {

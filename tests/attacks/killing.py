@@ -6,6 +6,7 @@ Each writer runs in a process that forks, so that torch is imported once.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import multiprocessing
 import os
 import random
@@ -14,6 +15,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,8 +77,45 @@ def convert(folder: Path) -> None:
     door.open(str(path)).convert(folder / "out.safetensors", force=True)
 
 
+def pull(folder: Path) -> None:
+    """``pull``: a zoo of 24 MB in 12 shards from a Hub on loopback that dies with its client."""
+    import pytest
+    from hub_server import served
+    from metanet.zoo import Zoo
+    from metanet.zoo import pull as run
+    from small_zoos import member
+
+    source = folder / "source"
+    if not (folder / "ready").exists():
+        shutil.rmtree(source, ignore_errors=True)
+        zoo = Zoo.create(source, license="MIT")
+        for i in range(12):
+            zoo.add([replace(member(i), weights={"w": torch.full((500_000,), float(i))})])
+        zoo.close()
+        (folder / "ready").touch()
+    files = {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob("*"))
+             if p.is_file()}
+    with pytest.MonkeyPatch.context() as patch, served(patch, folder / "cache") as hub:
+        hub.add("org/zoo", files)
+        run("hf://org/zoo", folder / "out")
+
+
+def train_optimizer(folder: Path) -> None:
+    """``optim train``: six outer steps of a tiny net, each one stored."""
+    from metanet.tasks.optimize.meta import Training
+    from metanet.tasks.optimize.recipe import Recipe
+
+    plan = Recipe(hidden=4, steps=6, truncation=3, pairs=1, horizon=(6, 20))
+    Training(plan, folder / "out", minutes=0.0).run()
+
+
 WRITERS: dict[str, Work] = {"zoo build": build_zoo, "train": train, "merge": merge,
-                            "convert": convert}
+                            "convert": convert, "pull": pull, "optim train": train_optimizer}
+# Imported before the first fork, so that kills fall into the work and not into imports.
+_IMPORTS = ("cli_runs", "hub_server", "huggingface_hub", "metanet.cli.train",
+            "metanet.report.plots", "metanet.tasks.merge", "metanet.tasks.optimize.meta",
+            "metanet.tasks.predict.running", "metanet.zoo.build", "metanet.zoo.hub",
+            "sklearn.datasets", "walk_world")
 
 
 def _child(work: Work, folder: Path) -> None:
@@ -136,6 +175,8 @@ def kill_many(name: str, number: int, seed: int = 0) -> str:
         AssertionError: if something half-written loads, or the end differs.
     """
     work, rng = WRITERS[name], random.Random(seed)
+    for module in _IMPORTS:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as calm, tempfile.TemporaryDirectory() as rough:
         begin = time.monotonic()
         _run(work, Path(calm), None)

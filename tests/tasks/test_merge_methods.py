@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from metanet.errors import MetanetError
-from metanet.tasks.merge.methods import METHODS, Stack, base, method
+from metanet.tasks.merge.methods import METHODS, Stack, base, method, register
 from metanet.tasks.merge.methods.threshold import keep_count, thresholds
 
 N = 24
@@ -277,3 +277,8 @@ def test_refusals() -> None:
         run("linear", *tensors(2), {}, {"weight": [1.0, -1.0]})
     with pytest.raises(MetanetError, match="different shapes"):
         Stack([torch.zeros(2), torch.zeros(3)])
+
+
+def test_a_taken_name_is_refused() -> None:
+    with pytest.raises(MetanetError, match="'slerp' already"):
+        register(METHODS["slerp"])

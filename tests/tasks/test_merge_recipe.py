@@ -131,7 +131,7 @@ def test_settings_along_the_depth() -> None:
     ("merge_method: linear\nmodls: []\n", "line 2: unknown key 'modls'.*'models'"),
     ("merge_method: ties\nmodels:\n  - model: a\n    parameters:\n      wieght: 1\n",
      "line 5: unknown key 'wieght'.*'weight'"),
-    ("merge_method: della\nmodels: [{model: a}]\n", "line 1: there is no method 'della'"),
+    ("merge_method: della\nmodels: [{model: a}]\n", "line 1: no method 'della'; there are"),
     ("merge_method: linear\nmodels: [{model: a}]\ndtype: int8\n", "line 3: dtype 'int8'"),
     ("merge_method: linear\nmodels: [{model: a}]\nchat_template: auto\n",
      "line 3: key 'chat_template' .* not supported"),
@@ -151,7 +151,7 @@ def test_settings_along_the_depth() -> None:
      "  - {model: b, layer_range: [0, 3]}\n", "line 3: the sources .* different numbers"),
     ("merge_method: linear\nmodels: [{model: a}]\nalign: {seed: 1}\n", "line 3: align needs"),
     ("merge_method: [linear\n", "is not YAML"),
-    ("merge_method: !!python/object:os.system x\nmodels: [{model: a}]\n", "line 1: there is no"),
+    ("merge_method: !!python/object:os.system x\nmodels: [{model: a}]\n", "line 1: no method"),
     ("just words", "line 1: the recipe must be a map"),
 ])
 def test_refusals_name_key_and_line(text: str, told: str) -> None:

@@ -161,7 +161,7 @@ def test_repair_says_what_is_missing() -> None:
     a = state(mlp())
     with pytest.raises(MetanetError, match="give inputs"):
         repair(runner, a, a, a, None, method="repair")
-    with pytest.raises(MetanetError, match="unknown repair"):
+    with pytest.raises(MetanetError, match="no repair"):
         repair(runner, a, a, a, X, method="magic")
 
 

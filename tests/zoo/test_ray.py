@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import engine_jobs as jobs
@@ -42,3 +46,28 @@ def test_a_build_has_the_bytes_of_a_local_one(cluster, tmp_path: Path) -> None: 
     build(RECIPE, tmp_path / "ray", engine="ray", workers=2)
     build(RECIPE, tmp_path / "local", workers=1)
     assert Zoo.open(tmp_path / "ray").digest() == Zoo.open(tmp_path / "local").digest()
+
+
+@pytest.mark.slow
+def test_a_running_cluster_is_used(tmp_path: Path) -> None:
+    """As ``ray start --head`` and then ``metanet zoo build --engine ray`` elsewhere."""
+    recipe, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    recipe.write_text("base: inr-digits\nfit: {steps: 4}\nviews: 1\nn: 16\n", encoding="utf-8")
+    port = 6388
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
+         f"--port={port}", "--include-dashboard=false", f"--temp-dir={tmp_path / 'ray'}"],
+        stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        time.sleep(10)
+        done = subprocess.run(
+            [sys.executable, "-m", "metanet", "zoo", "build", str(recipe), "-o", str(out),
+             "--engine", "ray"], env={**os.environ, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+            capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert head.poll() is None
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(30)
+    build(str(recipe), tmp_path / "local", workers=1)
+    assert Zoo.open(out).digest() == Zoo.open(tmp_path / "local").digest()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError, SymmetryError
 from metanet.symmetry import GroupElement, WeightSpace
 from metanet.symmetry.inputs import tensors_of
@@ -83,7 +84,7 @@ def align(
         MetanetError: bad input; SymmetryError and SpaceMismatch for spaces that do not fit.
     """
     if method not in METHODS:
-        raise MetanetError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        raise MetanetError(no_such("method", method, METHODS))
     pair = Pair.of(a, b, space, arch=arch, module=module, example_inputs=example_inputs,
                    runner=runner, run=calib is not None)
     samples = _samples(calib)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError
 from metanet.tasks.merge.data import fitted
 from metanet.tasks.merge.layers import Layer, along, columns, layers, moments
@@ -97,7 +98,7 @@ def repair(
         MetanetError: unknown method, or inputs are missing.
     """
     if method not in KINDS:
-        raise MetanetError(f"unknown repair {method!r}; there are {', '.join(KINDS)}")
+        raise MetanetError(no_such("repair", method, KINDS))
     if method == "none":
         return Repaired(dict(merged), method)
     if method == "closed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError
 from metanet.tasks.optimize.inner import Characters, Recurrent, Siren, Task, cnn, mlp
 
@@ -27,5 +28,5 @@ def tasks_of(names: tuple[str, ...]) -> tuple[Task, ...]:
     """
     strange = [name for name in names if name not in TRAINING]
     if strange:
-        raise MetanetError(f"no training task {strange[0]!r}; there are {', '.join(TRAINING)}")
+        raise MetanetError(no_such("training task", strange[0], TRAINING))
     return tuple(TRAINING[name] for name in names)

@@ -164,9 +164,10 @@ class Training:
         told = {"key": self.recipe.key, "done": str(self.done), "seconds": str(self.seconds),
                 "cpu": str(self.cpu)}
         part = self.out / f"{STATE}.part"
+        # The log first: one that is longer than the state says is cut, a shorter one would be lost.
+        _write(self.out / LOG, "".join(json.dumps(row) + "\n" for row in self.rows))
         save_file({name: value.contiguous().clone() for name, value in flat.items()}, part, told)
         os.replace(part, self.out / STATE)
-        _write(self.out / LOG, "".join(json.dumps(row) + "\n" for row in self.rows))
         self.net().save(self.out / NET)
         if self.rows:
             (self.out / PLOT).write_bytes(curve(self.rows))

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from metanet.checkpoint.names import printable
+from metanet.checkpoint.names import no_such, printable
 from metanet.errors import MetanetError
 from metanet.tasks.optimize.families import tasks_of
 from metanet.tasks.optimize.spec import KINDS
@@ -95,8 +95,7 @@ def load(name: str) -> Recipe:
 
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.is_file():
-        raise MetanetError(f"no recipe {printable(name, 80)!r}; there are {', '.join(names())}, "
-                           "or give a YAML file")
+        raise MetanetError(f"{no_such('recipe', name, names())}, or give a YAML file")
     try:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError
 from metanet.graph import WeightBatch
 from metanet.tasks.predict import metrics
@@ -32,8 +33,8 @@ def goal_of(name: str) -> Goal:
     if name in GOALS:
         return GOALS[name]
     if "." not in name:
-        raise MetanetError(f"no task {name!r}; there are {', '.join(GOALS)}, or name a column such "
-                           "as metrics.train_accuracy")
+        raise MetanetError(f"{no_such('task', name, GOALS)}, or name a column such as "
+                           "metrics.train_accuracy")
     return Goal(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError
 from metanet.tasks.predict.data import ACCURACY, LABEL, LOSS, Cut, Goal
 from metanet.tasks.predict.rows import Budget
@@ -123,5 +124,5 @@ def suite(name: str) -> Suite:
         MetanetError: naming those that there are.
     """
     if name not in SUITES:
-        raise MetanetError(f"no suite {name!r}; there are {', '.join(SUITES)}")
+        raise MetanetError(no_such("suite", name, SUITES))
     return SUITES[name]

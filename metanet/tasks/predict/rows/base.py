@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError
 from metanet.tasks.predict.data import Array, Part, Task
 
@@ -109,7 +110,7 @@ def row(name: str) -> Row:
         MetanetError: naming those that there are.
     """
     if name not in ROWS:
-        raise MetanetError(f"no model {name!r}; there are {', '.join(ROWS)}")
+        raise MetanetError(no_such("model", name, ROWS))
     return ROWS[name]
 
 
