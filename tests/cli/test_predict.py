@@ -103,9 +103,19 @@ def test_bench_quick(run: Run, tmp_path: Path) -> None:
     assert "Out of distribution" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suite", ["inr-digits", "inr-mnist", "seed-only", "small-cnn", "wild"])
+SUITES = ["inr-digits", "inr-mnist", "seed-only", "small-cnn", "wild"]
+
+
+@pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_has_a_quick_size(run: Run, tmp_path: Path, suite: str) -> None:
+    document = run("bench", suite, "--quick", "-o", tmp_path, "--rows", "mean,statistics,wiring,"
+                   "flagship-w", "--json").json
+    assert {r["model"] for r in document["rows"]} >= {"mean", "statistics", "wiring", "flagship-w"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_quick_size_with_all_rows(run: Run, tmp_path: Path, suite: str) -> None:
     document = run("bench", suite, "--quick", "-o", tmp_path, "--json").json
     models = {r["model"] for r in document["rows"]}
     assert {"mean", "statistics", "flagship-w", "flagship-q", "probing"} <= models

@@ -34,6 +34,16 @@ def test_parts_share_nothing_and_hold_last_checkpoints() -> None:
     assert not {h for h in found.hyper if h.split("=")[0] in ("seed", "run", "family")}
 
 
+def test_all_checkpoints_of_a_run_stay_together() -> None:
+    few, many = task("mixed"), load(zoo("mixed"), ACCURACY, every=True)
+    assert many.census["members"] == 2 * few.census["members"], "the start is left out"
+    runs = [set(part.info["config.run"].tolist()) for part in many.parts.values()]
+    assert sum(map(len, runs)) == len(set().union(*runs))
+    assert max(map(len, many.parts.values())) > max(map(len, few.parts.values()))
+    assert Scored.of(many.parts["train"]).clusters is not None
+    assert Scored.of(few.parts["train"]).clusters is None
+
+
 def test_views_of_an_image_stay_together() -> None:
     found = task("inr")
     images = [set(part.info["config.image"].tolist()) for part in found.parts.values()]

@@ -9,9 +9,12 @@ from predict_zoos import task
 
 from metanet.graph import WeightBatch
 from metanet.symmetry import GroupElement, WeightSpace
+from metanet.tasks.predict.features import statistics
 from metanet.tasks.predict.images import module_of
 from metanet.tasks.predict.normal import Coordinates, Normal
 from metanet.tasks.predict.rows import ROWS, TRACKS, Budget, neural
+from metanet.tasks.predict.trust import shuffled
+from metanet.tasks.predict.wiring import wiring
 
 BUDGET = Budget(epochs=2, width=4, batch_size=8, trials=1, seeds=1, patience=2)
 
@@ -107,3 +110,19 @@ def test_element_of_the_wide_space_is_no_permutation() -> None:
     element = neural.larger(task("net")).random(3)
     assert isinstance(element, GroupElement)
     assert any(element.moved().values())
+
+
+def test_wiring_sees_what_statistics_do_not() -> None:
+    """Entries in another order keep all statistics of a tensor and lose its wiring; neurons in
+    another order keep both.
+    """
+    found = task("net")
+    batch = found.parts["train"].batch
+    before = wiring(batch)
+    assert before.shape[1] > 50 and bool(torch.isfinite(before).all())
+    assert bool((before.std(0) > 1e-9).float().mean() > 0.9), "numbers that tell members apart"
+    again = wiring(moved(batch, found.space, 1))
+    assert torch.allclose(again, before, atol=1e-6)
+    other = shuffled(batch)
+    assert torch.allclose(statistics(other), statistics(batch), atol=1e-6)
+    assert float((wiring(other) - before).abs().median()) > 0.01

@@ -117,7 +117,8 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
     for board in suite.boards:
         zoo = _zoo(board, options, say)
         for number, cut in enumerate(board.cuts):
-            tasks = _freed(load_folds(zoo, board.goal, cut, limit=options.limit))
+            tasks = _freed(load_folds(zoo, board.goal, cut, limit=options.limit,
+                                      every=board.every))
             tests: dict[str, Part] = {}
             census = {cut.name: dict(tasks[0].census)}
             if number == 0 and board.wild and options.wild and not options.quick:
@@ -236,28 +237,39 @@ def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], see
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return known
     task = stage.at(seed)
-    val = task.parts["val"]
     _reset_peak()
     wall, cpu = time.perf_counter(), time.process_time()
     fitted = one.fit(task, budget, setting, seed)
-    seconds = time.process_time() - cpu
+    fitted.seconds = time.process_time() - cpu
     wall = time.perf_counter() - wall
-    held = metrics.lead(fitted.predict(val), val.y, val.strata)
-    calib = task.parts["calib"]
-    errors = errors_of(fitted.predict(calib), calib.y, task.goal.forward)
-    width = Interval.of(errors)
-    result: dict[str, Any] = {"row": one.name, "setting": dict(setting), "seed": seed,
-              "val": held if np.isfinite(held) else None, "seconds": seconds, "wall": wall,
-              "memory": _peak(), "parameters": fitted.parameters, "curve": list(fitted.curve),
-              "interval": asdict(width) if np.isfinite(width.width) else None,
-              "predictions": {}, "coverage": {}}
-    for name, part in stage.tests(seed).items():
-        found = fitted.predict(part)
-        result["predictions"][name] = found.tolist()
-        result["coverage"][name] = _coverage(found, part, task, width)
+    for name, inner in fitted.inner.items():
+        beside = path.parent.parent / name / path.name
+        if not beside.exists():
+            _write(beside, _result(name, inner, stage, setting, seed))
+    result = {**_result(one.name, fitted, stage, setting, seed), "wall": wall}
     if seed == 0 and one.name in _EXPLAINED:
         result["attribution"] = attribution(fitted, task)
     _write(path, result)
+    return result
+
+
+def _result(name: str, fitted: Fitted, stage: Stage, setting: Mapping[str, Any], seed: int
+            ) -> dict[str, Any]:
+    """What is kept of a fit: predictions of all tests, interval and coverage."""
+    task = stage.at(seed)
+    val, calib = task.parts["val"], task.parts["calib"]
+    held = metrics.lead(fitted.predict(val), val.y, val.strata)
+    width = Interval.of(errors_of(fitted.predict(calib), calib.y, task.goal.forward))
+    result: dict[str, Any] = {
+        "row": name, "setting": dict(setting), "seed": seed,
+        "val": held if np.isfinite(held) else None, "seconds": fitted.seconds, "memory": _peak(),
+        "parameters": fitted.parameters, "curve": list(fitted.curve),
+        "interval": asdict(width) if np.isfinite(width.width) else None,
+        "predictions": {}, "coverage": {}}
+    for split, part in stage.tests(seed).items():
+        found = fitted.predict(part)
+        result["predictions"][split] = found.tolist()
+        result["coverage"][split] = _coverage(found, part, task, width)
     return result
 
 

@@ -165,7 +165,7 @@ class Task:
 
 
 def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: int | None = None,
-         name: str | None = None) -> Task:
+         name: str | None = None, every: bool = False) -> Task:
     """Members of a zoo (the last checkpoint of each run) in four parts that share nothing.
 
     Args:
@@ -175,22 +175,23 @@ def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: 
         seed: of the split.
         limit: members to take, at most (the first in a random order).
         name: of the task; by default that of the zoo's folder.
+        every: take all checkpoints but the start; those of one run stay in one part.
 
     Raises:
         ZooError: if the zoo has no such column, no space, or too few members for four parts.
     """
-    return next(_tasks(zoo, goal, cut or Cut(), seed, limit, name))
+    return next(_tasks(zoo, goal, cut or Cut(), seed, limit, name, every))
 
 
-def load_folds(zoo: Zoo, goal: Goal, cut: Cut, *, seed: int = 0, limit: int | None = None
-               ) -> tuple[Task, ...]:
+def load_folds(zoo: Zoo, goal: Goal, cut: Cut, *, seed: int = 0, limit: int | None = None,
+               every: bool = False) -> tuple[Task, ...]:
     """As :func:`load`, one task for each fold of the split; a single one where it has no folds."""
-    return tuple(_tasks(zoo, goal, cut, seed, limit, None))
+    return tuple(_tasks(zoo, goal, cut, seed, limit, None, every))
 
 
-def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None
-           ) -> Iterator[Task]:
-    found, census = _usable(zoo, goal)
+def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None,
+           every: bool) -> Iterator[Task]:
+    found, census = _usable(zoo, goal, every)
     if limit is not None and limit < len(found):
         found = np.sort(np.random.default_rng(seed).permutation(found)[:limit])
     table = zoo.query().arrays(list(zoo.columns))
@@ -208,13 +209,13 @@ def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: s
                    hyper, classes, kinds_of(everything.info))
 
 
-def _usable(zoo: Zoo, goal: Goal) -> tuple[Array, dict[str, int]]:
-    """Places (in the order of the zoo) of last checkpoints with a sound target."""
+def _usable(zoo: Zoo, goal: Goal, every: bool) -> tuple[Array, dict[str, int]]:
+    """Places (in the order of the zoo) of last (or all) checkpoints with a sound target."""
     if goal.column not in zoo.columns:
         raise ZooError(f"{zoo.path}: has no column {goal.column}; there are "
                        f"{', '.join(zoo.columns)}")
     found = zoo.query()
-    parents = {p for p in found["parent"].tolist() if p is not None}
+    parents = set() if every else {p for p in found["parent"].tolist() if p is not None}
     last = np.array([i not in parents for i in found.ids]) & ~(found["step"] == 0)
     y = found[goal.column].astype(np.float64)
     finite = np.isfinite(y)

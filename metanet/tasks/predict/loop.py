@@ -101,13 +101,15 @@ def loss_of(found: Tensor, y: Tensor, smooth: float = 0.0) -> Tensor:
 
 
 def train(net: nn.Module, examples: Examples, val: Examples, plan: Plan,
-          folder: Path | None = None, stop_after: int | None = None) -> Progress:
+          folder: Path | None = None, stop_after: int | None = None,
+          progress: Callable[[int, int], None] | None = None) -> Progress:
     """Train in place; the net ends with the (averaged) weights of the best validation epoch.
 
     Args:
         net: a ``Reader``, on the device of the examples.
         folder: for the log and the state; a state that lies there is resumed.
         stop_after: epochs after which this call returns, for a training in several calls.
+        progress: called with (epochs done, epochs at most).
 
     Raises:
         MetanetError: if the loss is not finite, or the state in the folder is of another plan.
@@ -120,6 +122,8 @@ def train(net: nn.Module, examples: Examples, val: Examples, plan: Plan,
         run.resume()
         started = run.at.epoch
         while run.at.epoch < plan.epochs and not run.tired():
+            if progress is not None and not run.rank:
+                progress(run.at.epoch, plan.epochs)
             if stop_after is not None and run.at.epoch - started >= stop_after:
                 return run.at
             run.one_epoch(examples, val)

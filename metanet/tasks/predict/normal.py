@@ -40,7 +40,7 @@ class Normal(nn.Module):
             sine = w0 is not None and getattr(space.meta.groups.get(label), "activation",
                                               None) == "sin"
             if kinds[label] in ("signed", "positive") or sine:
-                incoming, outgoing = _places(space, label)
+                incoming, outgoing = places(space, label)
                 self.steps.append((label, "phase" if sine else kinds[label], incoming, outgoing))
 
     def forward(self, batch: WeightBatch) -> WeightBatch:
@@ -72,8 +72,8 @@ class Normal(nn.Module):
                 return
 
 
-def _places(space: WeightSpace, label: str) -> tuple[list[Place], list[Place]]:
-    """Where a group stands: on axes of neurons that are fed, and of neurons that feed."""
+def places(space: WeightSpace, label: str) -> tuple[list[Place], list[Place]]:
+    """Where a group stands: on axes of neurons that are fed, and of neurons that feed others."""
     incoming: list[Place] = []
     outgoing: list[Place] = []
     for name in space.tensors:

@@ -23,6 +23,7 @@ class Board:
         cuts: how it is split, one after the other.
         wild: folder of strangers' checkpoints of the same architecture, with a manifest.json.
         other: recipe of a second zoo of the same space that is only tested on.
+        every: whether all checkpoints of a run are members, or the last one alone.
         quick: recipe of the small size: YAML text that stands on a shipped one.
         quick_n: its members.
     """
@@ -32,6 +33,7 @@ class Board:
     cuts: tuple[Cut, ...]
     wild: str | None = None
     other: str | None = None
+    every: bool = False
     quick: str = ""
     quick_n: int = 40
 
@@ -53,9 +55,9 @@ _QUICK_CNN = ("base: small-cnn-digits\ntrain_images: 200\nmembers: {lr: {log_uni
               "fraction: 1.0, optimizer: adam}\n")
 _QUICK_SEED = ("base: seed-only\ntrain_images: 200\nmembers: {lr: 0.01, steps: 60, batch: 32, "
                "optimizer: adam}\n")
-_QUICK_WILD = ("base: wild-lenet45k\ndata: {name: digits, side: 28}\ntrain_images: 200\n"
-               "members: {steps: {log_integer: [40, 80]}, lr: {log_uniform: [0.002, 0.02]}, "
-               "optimizer: adam, batch: 16, label_noise: 0.0, fraction: 1.0}\n")
+_QUICK_WILD = ("base: wild-plain-lenet45k\ndata: {name: digits, side: 28}\ntrain_images: 200\n"
+               "checkpoints: [0.3, 1]\nmembers: {steps: {log_integer: [40, 80]}, lr: {log_uniform: "
+               "[0.002, 0.02]}, optimizer: adam, batch: 16, weight_decay: 0.0}\n")
 _SEED_NOTES = (
     "Why no row of track W reads much here: on 350 members for learning and validation (five inner "
     "folds), trees, ridge regression and extra trees on the statistics, on what ignores width, on "
@@ -105,16 +107,16 @@ SUITES = {suite.name: suite for suite in (
           Budget(epochs=15, batch_size=16, patience=5), notes=_CNN_NOTES),
     Suite("wild", "Test accuracy of strangers' networks, by predictors that were trained on zoos "
           "of ours.",
-          (Board("wild-lenet45k", ACCURACY, (IID_RUN,), wild="wild_mnist_lenet45k",
-                 quick=_QUICK_WILD, quick_n=32),
-           Board("wild-cnn21k", ACCURACY, (IID_RUN,), wild="wild_mnist_cnn21k",
+          (Board("wild-plain-lenet45k", ACCURACY, (IID_RUN,), wild="wild_mnist_lenet45k",
+                 every=True, quick=_QUICK_WILD, quick_n=32),
+           Board("wild-plain-cnn21k", ACCURACY, (IID_RUN,), wild="wild_mnist_cnn21k", every=True,
                  quick=_QUICK_WILD.replace("lenet45k", "cnn21k"), quick_n=32)),
           Budget(epochs=15, width=8, batch_size=16, patience=5), notes=_WILD_NOTES),
 )}
 QUICK = Budget(epochs=2, width=4, batch_size=16, trials=1, seeds=2, patience=2)
-QUICK_ROWS = ("mean", "norm", "norm-line", "hyper", "statistics", "width-free", "images-10",
-              "images-100", "psnr", "render-logistic", "deepsets", "unf", "gmn", "flagship-w",
-              "probing", "flagship-q")
+QUICK_ROWS = ("mean", "norm", "norm-line", "hyper", "statistics", "wiring", "width-free",
+              "images-10", "images-100", "psnr", "render-logistic", "deepsets", "unf", "gmn",
+              "flagship-w", "probing", "flagship-q")
 
 
 def suite(name: str) -> Suite:

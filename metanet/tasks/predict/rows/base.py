@@ -53,12 +53,16 @@ class Fitted:
         parameters: numbers that were trained.
         curve: one entry per epoch, of rows that have epochs.
         model: what may be saved, of rows that have it.
+        inner: rows that were fitted on the way, by their names; they need no fit of their own.
+        seconds: of the fit, of an inner one.
     """
 
     predict: Callable[[Part], Array]
     parameters: int = 0
     curve: Sequence[Mapping[str, float]] = ()
     model: Any = field(default=None, repr=False)
+    inner: Mapping[str, Fitted] = field(default_factory=dict, repr=False)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,7 @@ from metanet.tasks.predict.nets import (
 )
 from metanet.tasks.predict.normal import Coordinates, Normal, Waves
 from metanet.tasks.predict.rows.base import Budget, Fitted, Row, Setting, Track, register
-from metanet.tasks.predict.rows.reference import boosted
-from metanet.tasks.predict.trust import table
+from metanet.tasks.predict.rows.reference import boosted, forest, wired
 
 Make = Callable[[Task, Budget, Setting], Reader]
 _JOINT = 64
@@ -77,7 +78,8 @@ def learned(make: Make) -> Callable[[Task, Budget, Setting, int], Fitted]:
 
 
 def fit_reader(task: Task, reader: Reader, plan: Plan, folder: Any = None,
-               stop_after: int | None = None) -> Fitted:
+               stop_after: int | None = None,
+               progress: Callable[[int, int], None] | None = None) -> Fitted:
     """Train a reader on the training part, stopped by the validation part."""
     classes = task.goal.kind == "classification"
     z = task.goal.forward(task.parts["train"].y) if not classes else np.zeros(1)
@@ -87,7 +89,7 @@ def fit_reader(task: Task, reader: Reader, plan: Plan, folder: Any = None,
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given, held = (examples(task, task.parts[p], mean, scale).to(device)
                    for p in ("train", "val"))
-    done = train(reader.to(device), given, held, plan, folder, stop_after)
+    done = train(reader.to(device), given, held, plan, folder, stop_after, progress)
     model = Model(reader, mean, scale, classes)
 
     def predict(part: Part) -> Array:
@@ -112,25 +114,37 @@ def examples(task: Task, part: Part, mean: float, scale: float) -> Examples:
 # ------------------------------------------------------------ readers and trees together
 
 
-def blended(make: Make) -> Callable[[Task, Budget, Setting, int], Fitted]:
-    """A reader and boosted trees, averaged by the weight that is best on validation.
+def blended(make: Make, alone: str) -> Callable[[Task, Budget, Setting, int], Fitted]:
+    """A reader and trees (boosted and random ones), averaged by the weight best on validation.
 
-    The trees see statistics and spectra of the same normalised weights as the reader, so that
-    together they are as blind to signs and scales as it is. Little data suits trees, more data
-    suits readers; which it is, validation says.
+    The trees see statistics, spectra and wiring of the same normalised weights as the reader, so
+    that together they are as blind to signs and scales as it is. Little data suits trees, more
+    data suits readers; which it is, validation says.
+
+    Args:
+        make: the reader.
+        alone: name of the row of the reader alone, which is fitted on the way.
     """
 
     def fit(task: Task, budget: Budget, setting: Setting, seed: int) -> Fitted:
+        start = time.process_time()
         reader = learned(make)(task, budget, setting, seed)
+        reader.seconds = time.process_time() - start
         pre = [step for step in normaliser(task) if isinstance(step, Normal)]
-        trees = boosted(lambda part: _summary(part, pre))(task, budget, _TREES, seed)
+        table = lru_cache(maxsize=8)(lambda part: _summary(part, pre))
+        trees = [kind(table)(task, budget, _TREES, seed) for kind in (boosted, forest)]
+
+        def grown(part: Part) -> Array:
+            one, other = (tree.predict(part) for tree in trees)
+            return _mixed(task, one, other, 0.5)
+
         val = task.parts["val"]
-        share = _share(task, reader.predict(val), trees.predict(val))
+        share = _share(task, reader.predict(val), grown(val))
 
         def predict(part: Part) -> Array:
-            return _mixed(task, reader.predict(part), trees.predict(part), share)
+            return _mixed(task, reader.predict(part), grown(part), share)
 
-        return Fitted(predict, reader.parameters, reader.curve, reader.model)
+        return Fitted(predict, reader.parameters, reader.curve, reader.model, {alone: reader})
 
     return fit
 
@@ -144,7 +158,7 @@ def _summary(part: Part, pre: Sequence[nn.Module]) -> Array:
     batch = part.batch
     for step in pre:
         batch = step(batch)
-    return np.concatenate([table(batch), part.context.numpy()], 1)
+    return np.concatenate([wired(part.with_batch(batch)), part.context.numpy()], 1)
 
 
 def _mixed(task: Task, one: Array, other: Array, share: float) -> Array:
@@ -295,7 +309,10 @@ row_of("dws", "DWS", "W", _dws, _LRS)
 row_of("unf", "UNF", "W", metanet("unf", 1.5), _LRS)
 row_of("gmn", "GMN, parallel", "W", metanet("gmn"), _LRS)
 row_of("gmn-forward", "GMN, forward schedule", "W", metanet("gmn", schedule="forward"), _LRS)
-register(Row("flagship-w", "flagship W", "W", blended(_flagship_w), _KINDS, make=_flagship_w))
+register(Row("flagship-w", "flagship W", "W", blended(_flagship_w, "reader-w"), _KINDS,
+             make=_flagship_w))
+row_of("reader-w", "flagship W, its reader alone", "W", _flagship_w, _KINDS)
 row_of("probing", "probing, 64 inputs", "Q", _probing, _LRS, suits=has_code)
-register(Row("flagship-q", "flagship Q", "Q", blended(_flagship_q), _KINDS, suits=has_code,
-             make=_flagship_q))
+register(Row("flagship-q", "flagship Q", "Q", blended(_flagship_q, "reader-q"), _KINDS,
+             suits=has_code, make=_flagship_q))
+row_of("reader-q", "flagship Q, its network alone", "Q", _flagship_q, _KINDS, suits=has_code)

@@ -10,8 +10,12 @@ import numpy as np
 from metanet.tasks.predict import features
 from metanet.tasks.predict.data import Array, Part, Task
 from metanet.tasks.predict.rows.base import Budget, Fitted, Row, Setting, constant, register
+from metanet.tasks.predict.trust import table as summary
+from metanet.tasks.predict.wiring import wiring
 
 Table = Callable[[Part], Array]
+_ROUNDS = 300
+"""Of boosting at most, whatever the budget of readers: validation stops it, and it is cheap."""
 # Depth and pace of the trees: as many as any budget asks for.
 _BOOSTING = ({"max_leaf_nodes": 8, "learning_rate": 0.05},
              {"max_leaf_nodes": 31, "learning_rate": 0.05},
@@ -36,6 +40,11 @@ def _width_free(part: Part) -> Array:
     return features.width_free(part.batch).numpy()
 
 
+def wired(part: Part) -> Array:
+    """Statistics, spectra and wiring: all that trees can be given of weights alone."""
+    return np.concatenate([summary(part.batch), wiring(part.batch).numpy()], 1)
+
+
 def _hyper(part: Part) -> Array:
     return part.hyper
 
@@ -49,7 +58,7 @@ def boosted(table: Table) -> Callable[[Task, Budget, Setting, int], Fitted]:
 
     def fit(task: Task, budget: Budget, setting: Setting, seed: int) -> Fitted:
         train, val = task.parts["train"], task.parts["val"]
-        model = _boosting(task, setting, seed, 10 * budget.epochs)
+        model = _boosting(task, setting, seed)
         x, held = (np.nan_to_num(table(part)) for part in (train, val))
         if not x.shape[1]:
             return Fitted(lambda part: constant(task, len(part)))
@@ -62,17 +71,35 @@ def boosted(table: Table) -> Callable[[Task, Budget, Setting, int], Fitted]:
     return fit
 
 
+def forest(table: Table) -> Callable[[Task, Budget, Setting, int], Fitted]:
+    """Extremely randomised trees on a table of numbers (Geurts et al. 2006)."""
+
+    def fit(task: Task, budget: Budget, setting: Setting, seed: int) -> Fitted:
+        from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+        kind = ExtraTreesClassifier if task.goal.kind == "classification" else ExtraTreesRegressor
+        train = task.parts["train"]
+        model = kind(200, min_samples_leaf=2, max_features=0.3, random_state=seed)
+        model.fit(np.nan_to_num(table(train)), _target(task, train))
+        if task.goal.kind == "classification":
+            return Fitted(lambda part: _spread(model, model.predict_proba(
+                np.nan_to_num(table(part))), task.classes))
+        return Fitted(lambda part: task.goal.back(model.predict(np.nan_to_num(table(part)))))
+
+    return fit
+
+
 def _target(task: Task, part: Part) -> Array:
     return part.y if task.goal.kind == "classification" else task.goal.forward(part.y)
 
 
-def _boosting(task: Task, setting: Mapping[str, Any], seed: int, rounds: int) -> Any:
+def _boosting(task: Task, setting: Mapping[str, Any], seed: int) -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     kind = HistGradientBoostingClassifier if task.goal.kind == "classification" \
         else HistGradientBoostingRegressor
     n = len(task.parts["train"])
-    return kind(max_iter=rounds, early_stopping=True, n_iter_no_change=20, random_state=seed,
+    return kind(max_iter=_ROUNDS, early_stopping=True, n_iter_no_change=20, random_state=seed,
                 min_samples_leaf=min(20, max(2, n // 20)), **setting)
 
 
@@ -117,3 +144,5 @@ register(Row("statistics+hyper", "weight statistics and hyper-parameters, booste
              boosted(_both), _BOOSTING, suits=_has_hyper))
 register(Row("width-free", "per-layer statistics that ignore width, boosted", "W",
              boosted(_with_context(_width_free)), _BOOSTING))
+register(Row("wiring", "statistics, spectra and wiring, boosted", "W",
+             boosted(_with_context(wired)), _BOOSTING))
