@@ -1,5 +1,8 @@
 """Speed of the learned step beside Adam's: ``python -m tests.bench.optimizer [--out FILE]``.
 
+With ``--compiled`` the compiled step stands beside, with ``--pylo DIR`` (a checkout of
+Belilovsky-Lab/pylo) the step of its plain PyTorch form of Celo2, a rule of the same size.
+
 CPU seconds at one thread, medians, all systems in one process and interleaved, so that what else
 the machine does falls on all of them alike. Two figures: the optimizer's step alone on a model of a
 million parameters beside fused Adam, and a whole training step at batch 128 beside AdamW. The same
@@ -9,9 +12,12 @@ rule written out without blocks and buffers (every feature of every entry in mem
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +64,19 @@ def plain(net: Net) -> Callable[[], None]:
     return step
 
 
-def steps() -> dict[str, Callable[[], object]]:
+def pylo(folder: Path) -> Callable[[], object]:
+    """The step of PyLO's plain Celo2 with fresh weights, read from a checkout, not installed."""
+    for name in ("pylo", "pylo.models", "pylo.optim"):  # its own doors import what is not needed
+        module = types.ModuleType(name)
+        module.__path__ = [str(folder.joinpath(*name.split(".")))]
+        sys.modules[name] = module
+    made = importlib.import_module("pylo.optim.CELO2_naive").CELO2_naive
+    optimizer = made(filled(model()).parameters(), orthogonalize=False, hf_key=None)
+    step: Callable[[], object] = optimizer.step
+    return step
+
+
+def steps(compiled: bool = False, peer: Path | None = None) -> dict[str, Callable[[], object]]:
     """The optimizers' steps alone."""
     made: dict[str, Callable[[], object]] = {}
     made["fused Adam"] = torch.optim.Adam(filled(model()).parameters(), fused=True).step
@@ -66,11 +84,16 @@ def steps() -> dict[str, Callable[[], object]]:
     for kind in ("element", "context"):
         optimizer = LearnedOptimizer(filled(model()), fresh(kind))
         made[f"learned, {kind}"] = optimizer.step
+    if compiled:
+        made["learned, element, compiled"] = LearnedOptimizer(
+            filled(model()), fresh(), compiled=True).step
     made["the same rule without blocks"] = plain(fresh())
+    if peer is not None:
+        made["PyLO's Celo2, plain"] = pylo(peer)
     return made
 
 
-def trainings() -> dict[str, Callable[[], object]]:
+def trainings(compiled: bool = False) -> dict[str, Callable[[], object]]:
     """Whole training steps at batch 128."""
     x, y = torch.randn(128, 784), torch.randint(10, (128,))
     made: dict[str, Callable[[], object]] = {}
@@ -83,11 +106,13 @@ def trainings() -> dict[str, Callable[[], object]]:
 
         return step
 
-    for name in ("AdamW", "learned, element", "learned, context"):
-        module = model()
-        optimizer = torch.optim.AdamW(module.parameters()) if name == "AdamW" else \
-            LearnedOptimizer(module, fresh(name.split()[-1]))
-        made[f"training step, {name}"] = step_of(module, optimizer)
+    module = model()
+    made["training step, AdamW"] = step_of(module, torch.optim.AdamW(module.parameters()))
+    for kind, fused in (("element", False), ("context", False), ("element", True)):
+        if compiled or not fused:
+            module = model()
+            name = f"training step, learned, {kind}{', compiled' * fused}"
+            made[name] = step_of(module, LearnedOptimizer(module, fresh(kind), compiled=fused))
     return made
 
 
@@ -107,9 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--pylo", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    alone, whole = measure(steps(), chosen.rounds), measure(trainings(), chosen.rounds)
+    alone = measure(steps(chosen.compiled, chosen.pylo), chosen.rounds)
+    whole = measure(trainings(chosen.compiled), chosen.rounds)
     rows = [{"what": name, "ms": ms, "ratio": ms / alone["fused Adam"]}
             for name, ms in alone.items()]
     rows += [{"what": name, "ms": ms, "ratio": ms / whole["training step, AdamW"]}

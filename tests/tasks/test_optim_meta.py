@@ -100,6 +100,33 @@ def test_backprop_is_the_slope(kind: str) -> None:
     assert float((up - down) / 2e-5) == pytest.approx(float(gradient.norm()), rel=1e-2)
 
 
+def test_first_order_takes_gradients_as_given() -> None:
+    """Exact for one learned step, whose gradient does not depend on the net; near it for more."""
+    theta = Spec().start()
+    found = {}
+    for estimator in ("backprop", "first-order"):
+        plan = replace(PLAN, estimator=estimator, horizon=(100, 100))
+        for steps in (2, 6):
+            one = worker(replicas=4, paired=False, plan=plan)
+            found[estimator, steps], told = Backward(one).gradient(theta, steps)
+            found[estimator, -steps] = told.meta
+    torch.testing.assert_close(found["first-order", 2], found["backprop", 2], rtol=1e-3, atol=1e-6)
+    assert torch.equal(found["first-order", -6], found["backprop", -6])  # the same losses
+    near = torch.cosine_similarity(found["first-order", 6], found["backprop", 6], 0)
+    assert 0.9 < float(near) < 1 - 1e-6
+
+
+def test_exploding_gradients_are_left_out(tmp_path: Path) -> None:
+    training = Training(plan(estimator="backprop"), tmp_path)
+    training.rows = [{"task": "a", "norm": n} for n in (1.0, 2.0, 3.0)]
+    training.rows += [{"task": "b", "norm": 0.01}] * 3
+    assert training._share(2.0, "a") == pytest.approx(1 / 2)  # tasks count alike
+    assert training._share(0.01, "b") == pytest.approx(100)
+    assert training._share(50.0, "a") * 50 == pytest.approx(2)  # at most twice the usual
+    assert training._share(5.0, "b") == training._share(1e13, "a") == 0
+    assert training._share(float("nan"), "a") == 0
+
+
 @pytest.mark.parametrize("persistent", [True, False])
 def test_evolution_finds_the_direction(persistent: bool) -> None:
     """With many pairs the estimate points where the slope does."""

@@ -56,11 +56,14 @@ def layout_of(space: WeightSpace) -> Layout:
     return Layout(tuple(space.tensors), tuple(t.shape for t in space.tensors.values()))
 
 
-@pytest.mark.parametrize("kind", ["element", "context"])
+SPECS = (Spec("element"), Spec("context"), Spec("context", design=2))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("name", TEXTS)
-def test_rules_are_equivariant(name: str, kind: str) -> None:
+def test_rules_are_equivariant(name: str, spec: Spec) -> None:
     space = WeightSpace.parse(TEXTS[name])
-    layout, spec = layout_of(space), Spec(kind)
+    layout = layout_of(space)
     tables, theta = Tables.of(spec, layout, space), random_theta(spec)
     p, gradients = random_history(spec, layout)
     act = moved(space, layout)
@@ -82,16 +85,16 @@ def test_context_needs_the_coupling() -> None:
     layout = layout_of(space)
     place = layout.names.index("2.weight")
     seen = {}
-    for kind in ("element", "context"):
-        spec = Spec(kind)
+    for spec in SPECS:
         tables, theta = Tables.of(spec, layout, space), random_theta(spec)
         p, gradients = random_history(spec, layout)
         want = alone(layout, run(spec, theta, tables, p, gradients), place, 0)
         got = run(spec, theta, tables, alone(layout, p, place, 0),
                   [alone(layout, g, place, 0) for g in gradients])
-        seen[kind] = float((want - got).abs().max() / want.abs().max())
-    assert seen["element"] < 1e-10
-    assert seen["context"] > 1e-4
+        seen[spec.kind, spec.design] = float((want - got).abs().max() / want.abs().max())
+    assert seen["element", 1] < 1e-10
+    assert seen["context", 1] > 1e-4
+    assert seen["context", 2] > 1e-4
 
 
 def test_pools_by_hand() -> None:
@@ -109,13 +112,13 @@ def test_pools_by_hand() -> None:
     assert heads.n == 1 + 7 + 5 + 6 + 6
 
 
-@pytest.mark.parametrize("kind", ["element", "context"])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("block", [4, 40, 4096])
-def test_stream_is_the_rule(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_is_the_rule(spec: Spec, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one tensor, of pieces of one, of several: the same numbers as the plain rule."""
     monkeypatch.setattr(streaming, "BLOCK", block)
     space = WeightSpace.parse(TEXTS["conv"])
-    layout, spec = layout_of(space), Spec(kind)
+    layout = layout_of(space)
     tables, theta = Tables.of(spec, layout, space), random_theta(spec)
     p, gradients = random_history(spec, layout)
     want = run(spec, theta, tables, p, gradients)[0]
@@ -143,13 +146,13 @@ def test_rule_can_be_differentiated() -> None:
     assert float(theta.grad.abs().max()) > 0
 
 
-@pytest.mark.parametrize("kind", ["unf", "gmn"])
+@pytest.mark.parametrize("kind", ["unf", "gmn", "mlp"])
 def test_weight_rules_are_equivariant(kind: str) -> None:
     space = WeightSpace.parse(TEXTS["mlp"])
-    assert_equivariant(WeightRule(Spec(kind, 6, 2), space))
+    assert_equivariant(WeightRule(Spec(kind, 6, 2), space), coupled=kind != "mlp")
 
 
-@pytest.mark.parametrize("kind", ["unf", "gmn"])
+@pytest.mark.parametrize("kind", ["unf", "gmn", "mlp"])
 @pytest.mark.parametrize("base", ["adam", "momentum"])
 def test_weight_optimizers_are_equivariant(kind: str, base: str) -> None:
     space = WeightSpace.parse(TEXTS["conv"])

@@ -16,6 +16,7 @@ import torch
 
 from metanet.checkpoint.names import printable
 from metanet.errors import MetanetError, ZooError
+from metanet.tasks.optimize.held import HELD
 from metanet.tasks.optimize.inner import check_data
 from metanet.tasks.optimize.rivals import GRID, RIVALS, rival
 from metanet.tasks.optimize.spec import Net
@@ -23,6 +24,8 @@ from metanet.tasks.optimize.trial import Trial, trial
 from metanet.tasks.optimize.unseen import UNSEEN, VERSION, Unseen
 
 TUNING_SEED = 100
+LISTED = {**UNSEEN, **HELD}
+"""The tasks that can be run by name; without names, the unseen ones alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +57,16 @@ def bench(options: Options, say: Callable[[str], None] = lambda line: None) -> d
     Raises:
         MetanetError: for an unknown task or rival, or a folder of another plan.
     """
-    strange = [name for name in options.tasks if name not in UNSEEN]
+    strange = [name for name in options.tasks if name not in LISTED]
     if strange:
-        raise MetanetError(f"no unseen task {strange[0]!r}; there are {', '.join(UNSEEN)}")
+        raise MetanetError(f"no unseen task {strange[0]!r}; there are {', '.join(LISTED)}")
     for name in options.rivals:
         rival(name)
     _claim(options)
     absent: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     for name in options.tasks:
-        item = UNSEEN[name]
+        item = LISTED[name]
         try:
             check_data((item.task.data, *([item.start] if item.start else [])), options.source)
         except ZooError as error:

@@ -8,9 +8,15 @@ become shorter and are Adam's, until the losses are back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import exp, isfinite
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from metanet.tasks.optimize.spec import BASE, LOG_MOST
 
 HISTORY = 32
 
@@ -57,3 +63,43 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What a net proposes for the tensors that have a gradient.
+
+    Attributes:
+        raws: directions, of any length.
+        length, own: root mean squares of Adam's directions and of the net's, ``[T]``.
+        log: logarithm of the factor on Adam's length, ``[T]``.
+        along: inner product of the net's direction and Adam's, ``[T]``.
+    """
+
+    raws: list[Tensor]
+    length: Float[Tensor, " T"]
+    own: Float[Tensor, " T"]
+    log: Float[Tensor, " T"]
+    along: Float[Tensor, " T"]
+
+
+def settle(told: Sequence[Sequence[float]], guard: Guard | None, plain: bool = False
+           ) -> tuple[list[float], list[int]]:
+    """What to multiply each direction by, and the tensors whose direction is to be replaced.
+
+    Args:
+        told: per tensor the length of Adam's direction, that of the net's, the logarithm of the
+            factor on the first, and the inner product of the two directions.
+        guard: None: nothing is replaced. plain: directions have their length already.
+    """
+    factors, bad = [], []
+    for i, (length, own, log, along) in enumerate(told):
+        fine = isfinite(length + own + log) and own > 0
+        factor = (1.0 if plain else BASE * length / own * exp(
+            max(-LOG_MOST, min(log, LOG_MOST)))) if fine else 0.0
+        if guard is not None and not (fine and along >= 0 and guard.learned) and length > 0:
+            guard.replaced += 1
+            bad.append(i)
+            factor = 1.0
+        factors.append(factor * (guard.trust if guard is not None else 1.0))
+    return factors, bad

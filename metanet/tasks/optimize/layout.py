@@ -66,7 +66,7 @@ class Layout:
     def views(self, flat: Tensor) -> list[Tensor]:
         """Views ``[*lead, *shape]`` of the tensors in ``flat [*lead, n]``."""
         lead = flat.shape[:-1]
-        return [flat[..., start:start + size].view(*lead, *shape) for start, size, shape in zip(
+        return [flat[..., start:start + size].view((*lead, *shape)) for start, size, shape in zip(
             self.starts, self.sizes, self.shapes, strict=True)]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from metanet.tasks.optimize.worker import Worker
 STATE, LOG, NET, PLOT, RUN = ("state.safetensors", "log.jsonl", "net.safetensors",
                               "meta_loss.svg", "run.json")
 _BETAS = (0.9, 0.99)
-_CLIP, _EXPLODED, _KNOWN, _USUAL = 2.0, 100.0, 60, 0.1
+_CLIP, _EXPLODED, _KNOWN, _MOST, _TAIL = 2.0, 100.0, 10, 1e6, 10.0
 
 
 class Training:
@@ -51,8 +51,8 @@ class Training:
         self._claim(force)
         tasks = tasks_of(recipe.tasks)
         check_data(tuple(task.data for task in tasks), source)
-        spec = Spec(recipe.kind, recipe.hidden, recipe.depth)
-        paired = recipe.estimator != "backprop"
+        spec = Spec(recipe.kind, recipe.hidden, recipe.depth, recipe.base, design=recipe.design)
+        paired = recipe.estimator in ("pes", "es")
         workers = [Worker(task, spec, recipe, 2 * recipe.pairs, paired,
                           1000 * recipe.seed + i, source) for i, task in enumerate(tasks)]
         self.spec, self.theta = self._start(spec, workers)
@@ -118,7 +118,7 @@ class Training:
         source = self.sources[number]
         gradient, found = source.gradient(self.theta, self.recipe.truncation)
         norm = float(gradient.norm())
-        gradient = gradient * self._share(norm)
+        gradient = gradient * self._share(norm, source.worker.task.name)
         self.done += 1
         self.mean.lerp_(gradient, 1 - _BETAS[0])
         self.square.lerp_(gradient * gradient, 1 - _BETAS[1])
@@ -126,21 +126,24 @@ class Training:
         share = 0.55 + 0.45 * cos(pi * self.done / self.recipe.steps)
         step = self.recipe.lr * share * fix * self.mean / (self.square.sqrt() + 1e-8)
         self.theta = self.theta - step
-        self.average.lerp_(self.theta, max(0.01, 1 / self.done))
+        self.average.lerp_(self.theta, min(1.0, _TAIL / self.recipe.steps))
         self.rows.append({"step": self.done, "task": source.worker.task.name,
                           "meta": float(found.meta.mean()), "loss": float(found.last.mean()),
                           "norm": norm, "seconds": round(self.seconds, 2)})
 
-    def _share(self, norm: float) -> float:
-        """Factor on a gradient: at most twice the usual norm counts, and none that exploded."""
-        known = [row["norm"] for row in self.rows[-_KNOWN:]]
-        usual = median(known) if len(known) >= len(self.sources) else _USUAL
-        if not isfinite(norm) or norm > _EXPLODED * usual:
+    def _share(self, norm: float, task: str) -> float:
+        """Factor on a gradient: tasks count alike, each by the usual norm of its own gradients; of
+        a longer one at most twice that counts, of one that exploded nothing."""
+        if not isfinite(norm) or norm > _MOST:
             return 0.0
-        return min(1.0, _CLIP * usual / max(norm, 1e-12))
+        known = [row["norm"] for row in self.rows
+                 if row["task"] == task and row["norm"] <= _MOST][-_KNOWN:]
+        usual = max(median([*known, norm]), 1e-12)
+        return min(1.0, _CLIP * usual / max(norm, 1e-12)) / usual if norm < _EXPLODED * usual \
+            else 0.0
 
     def net(self) -> Net:
-        """The net of the average of the last hundred or so outer steps."""
+        """The net of the average of, roughly, the last tenth of all outer steps."""
         tail = [row["meta"] for row in self.rows[-20 * len(self.sources):]]
         about = {"trained": self.done > 0, "recipe": asdict(self.recipe), "key": self.recipe.key,
                  "outer_steps": self.done, "of": self.recipe.steps,

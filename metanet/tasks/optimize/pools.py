@@ -145,6 +145,22 @@ class Pools:
         return (self.sums(flat, weights) + bare * empty) / self.counts.clamp(min=1)
 
 
+    def tensors(self, table: Tensor) -> Tensor:
+        """Mean over the entries of each tensor of the values of the neurons at both their ends:
+        ``[R, c, n]`` → ``[R, 2c, T]``."""
+        parts: list[list[Tensor]] = [[], []]
+        for side in (OUT, IN):
+            for i, size in enumerate(self.layout.sizes):
+                ends = [e for e in self.ends if (e.tensor, e.side) == (i, side)]
+                shares = [prod(e.shape) / max(size, 1) for e in ends]
+                found = (1 - sum(shares)) * table[..., 0]
+                for end, share in zip(ends, shares, strict=True):
+                    at = slice(end.offset, end.offset + end.length)
+                    found = found + share * table[..., at].mean(-1)
+                parts[side].append(found)
+        return torch.cat([torch.stack(part, -1) for part in parts], 1)
+
+
 def _whole(tensor: Tensor, lead: int) -> Tensor:
     return tensor
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from metanet.checkpoint.names import no_such, printable
 from metanet.errors import MetanetError
 from metanet.tasks.optimize.families import tasks_of
-from metanet.tasks.optimize.spec import KINDS
+from metanet.tasks.optimize.spec import KINDS, WEIGHT_NETS
 
 FOLDER = Path(__file__).parent / "recipes"
-ESTIMATORS = ("pes", "es", "backprop")
+ESTIMATORS = ("pes", "es", "backprop", "first-order")
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,14 @@ class Recipe:
 
     Attributes:
         about: in words.
-        kind: of the net; ``unf`` and ``gmn`` take a single task.
-        hidden, depth: of the net.
+        kind: of the net; ``unf``, ``gmn`` and ``mlp`` take a single task.
+        hidden, depth, base: of the net. design: of what ``context`` reads.
         tasks: names of inner tasks, see ``families``; taken in turn.
         estimator: of the meta-gradient: ``pes`` (persistent evolution strategies, arXiv
-            2112.13835), ``es`` (truncated, antithetic), ``backprop`` (through a truncation).
+            2112.13835), ``es`` (truncated, antithetic), ``backprop`` (through a truncation),
+            ``first-order`` (the same, but gradients of the inner loss count as given, as in
+            arXiv 1606.04474: no second derivatives, which explode where the inner training is
+            chaotic).
         steps: outer steps. truncation: inner steps in each. pairs: antithetic pairs.
         horizon: inner steps of an episode, log-uniform between these two.
         sigma: of the perturbations. lr: of the outer Adam, with a cosine to a tenth.
@@ -52,6 +55,8 @@ class Recipe:
     floor: float = 0.02
     late: float = 3.0
     seed: int = 0
+    design: int = 1
+    base: str = "adam"
 
     def __post_init__(self) -> None:
         tasks = tasks_of(self.tasks)
@@ -61,7 +66,7 @@ class Recipe:
         if self.kind not in KINDS:
             raise MetanetError(f"no net of kind {printable(self.kind, 40)!r}; there are "
                                f"{', '.join(KINDS)}")
-        if self.kind in ("unf", "gmn") and len(tasks) != 1:
+        if self.kind in WEIGHT_NETS and len(tasks) != 1:
             raise MetanetError(f"a {self.kind} net belongs to one network; name one task, not "
                                f"{len(tasks)}")
         low, high = self.horizon

@@ -90,31 +90,35 @@ def update(spec: Spec, theta: Float[Tensor, "R m"], tables: Tables, p: Float[Ten
     mean = layout.mean(state.square)
     rows = torch.cat([p[:, None], g[:, None], state.momenta], 1)
     rms = (layout.mean(rows * rows) + TINY).sqrt()
-    adam = state.momenta[:, 0] * inverse * layout.spread(fixes[:, 0])
     own = torch.cat([torch.ones_like(fixes[:, :1]), fixes], 1)
+    ways = rows[:, 1:] * inverse[:, None] * layout.spread(own)
+    adam = ways[:, 1]
+    shared = None if tables.shared is None else \
+        shared_table(spec, tables.shared, state.square, mean, adam, ways[:, -1], p)
     features = torch.cat([
         rows * layout.spread(1 / rms),
-        rows[:, 1:] * inverse[:, None] * layout.spread(own),
+        ways,
         (1 + inverse * layout.spread((mean + TINY).sqrt())).reciprocal()[:, None],
-        around(tables, state.square, mean, adam)], 1)
+        around(tables, state.square, mean, shared)], 1)
     hidden = torch.relu(w["w1"] @ features + w["b1"])
     hidden = torch.relu(w["w2"] @ hidden + w["b2"])
     gate, summand = (w["w3"] @ hidden + w["b3"]).unbind(1)
     raw = adam * gate.clamp(-GATE, GATE).exp() + summand.clamp(-CLIP, CLIP)
     length = (layout.mean(adam * adam) + TINY).sqrt()
     own_length = (layout.mean(raw * raw) + TINY).sqrt()
-    factor = BASE * length / own_length * scale(w, layout, rms, mean, fixes, length).exp()
+    told = tables.shared.tensors(shared) if shared is not None and spec.messages else None
+    factor = BASE * length / own_length * scale(w, layout, rms, mean, fixes, length, told).exp()
     return raw * layout.spread(factor)
 
 
-def around(tables: Tables, square: Tensor, mean: Tensor, adam: Tensor) -> Float[Tensor, "R c n"]:
+def around(tables: Tables, square: Tensor, mean: Tensor, shared: Tensor | None
+           ) -> Float[Tensor, "R c n"]:
     """Features of rows and columns, and of the neurons at both ends."""
     table = own_table(tables.own, square, mean)
     found = [table[:, side].index_select(-1, tables.own.ids[side])[:, None]
              for side in (OUT, IN)]
-    if tables.shared is not None:
-        table = shared_table(tables.shared, square, mean, adam)
-        found += [table.index_select(-1, ids) for ids in tables.shared.ids]
+    if tables.shared is not None and shared is not None:
+        found += [shared.index_select(-1, ids) for ids in tables.shared.ids]
     return torch.cat(found, 1)
 
 
@@ -124,28 +128,37 @@ def own_table(pools: Pools, square: Tensor, mean: Tensor) -> Float[Tensor, "R 2 
     return (found.clamp(min=TINY).log() / 2).clamp(-CLIP, CLIP)
 
 
-def shared_table(pools: Pools, square: Tensor, mean: Tensor, adam: Tensor
-                 ) -> Float[Tensor, "R 3 S"]:
-    """Per neuron: v over what enters it, v over what leaves it, Adam's square over both.
+def shared_table(spec: Spec, pools: Pools, square: Tensor, mean: Tensor, adam: Tensor,
+                 slow: Tensor, p: Tensor) -> Float[Tensor, "R 3 S"]:
+    """Per neuron, over all that touches it.
 
-    v is relative to the mean of each tensor; entries of the out side enter a neuron.
+    Design 1: v over what enters, v over what leaves (each relative to the mean of its tensor),
+    Adam's square over both. Design 2: logarithms of the mean square of Adam's direction and of the
+    same of the slowest momentum (how steady gradients are), and the cosine of weights and Adam's
+    direction (whether the weights shrink). Entries of the out side enter a neuron.
     """
-    sums = pools.sums(adam * adam).sum(1)
-    both = sums / pools.counts.sum(0).clamp(min=1)
-    return torch.cat([own_table(pools, square, mean), both[:, None].clamp(max=CLIP)], 1)
+    counts = pools.counts.sum(0).clamp(min=1)
+    both = pools.sums(adam * adam).sum(1) / counts
+    if not spec.messages:
+        return torch.cat([own_table(pools, square, mean), both[:, None].clamp(max=CLIP)], 1)
+    long, along, size = (pools.sums(value).sum(1) / counts
+                         for value in (slow * slow, p * adam, p * p))
+    shrinks = along * (both * size + TINY).rsqrt()
+    return torch.stack([(both + 1e-4).log() / 3, (long + 1e-4).log() / 3, shrinks], 1)
 
 
 def scale(w: dict[str, Tensor], layout: Layout, rms: Tensor, mean: Tensor,
-          fixes: Tensor, length: Tensor) -> Float[Tensor, "R T"]:
+          fixes: Tensor, length: Tensor, told: Tensor | None = None) -> Float[Tensor, "R T"]:
     """Logarithm of the factor on the length of Adam's step, per tensor.
 
     From the size of the parameters, the length of Adam's direction, how much of the gradient
-    survives averaging (three spans), the number of entries and whether it is a vector.
+    survives averaging (three spans), the number of entries, whether it is a vector, and what is
+    ``told`` of its neurons ``[R, c, T]``.
     """
     known = tensor_facts(layout, rms).expand(len(rms), -1, -1)
     survives = rms[:, 2:] * fixes / (mean + TINY).sqrt()[:, None]
     features = torch.cat([(rms[:, :1] + 1e-4).log() / 3, (length + 1e-4).log()[:, None],
-                          (survives + 1e-4).log(), known], 1)
+                          (survives + 1e-4).log(), known, *([] if told is None else [told])], 1)
     hidden = torch.relu(w["s1"] @ features + w["c1"])
     return (w["s2"] @ hidden + w["c2"])[:, 0].clamp(-LOG_MOST, LOG_MOST)
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from metanet.checkpoint.names import printable
 from metanet.errors import MetanetError
 
-KINDS = ("element", "context", "unf", "gmn")
+WEIGHT_NETS = ("unf", "gmn", "mlp")
+KINDS = ("element", "context", *WEIGHT_NETS)
 FORMAT = "metanet.optimizer"
 BASE = 1e-3
+DESIGNS = (1, 2)
 _BASIC, _POOLED, _CONTEXT, _SCALE = 10, 2, 6, 7
-_MOMENTA = {"element": (0.9, 0.99, 0.999), "context": (0.9, 0.99, 0.999),
-            "unf": (0.9, 0.1, 0.5, 0.99, 0.999, 0.9999),
-            "gmn": (0.9, 0.1, 0.5, 0.99, 0.999, 0.9999)}
+_ENTRY, _WEIGHT = (0.9, 0.99, 0.999), (0.9, 0.1, 0.5, 0.99, 0.999, 0.9999)
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,15 @@ class Spec:
     Attributes:
         kind: ``element`` (per-entry MLP, after Celo2, arXiv 2602.19142), ``context`` (the same
             with the statistics of the neurons that an entry touches), ``unf`` or ``gmn`` (a
-            network over the weights, arXiv 2402.05232 and 2403.12143).
+            network over the weights, arXiv 2402.05232 and 2403.12143), ``mlp`` (what these are
+            held against: the same inputs and outputs, each entry on its own).
         hidden: width of the hidden layers.
-        depth: layers of ``unf`` and ``gmn``.
-        base: what ``unf`` and ``gmn`` are residuals on: ``adam`` or ``momentum``.
-        space: digest of the space that a ``unf`` or ``gmn`` net belongs to, else empty.
+        depth: layers of ``unf``, ``gmn`` and ``mlp``.
+        base: what these three are residuals on: ``adam`` or ``momentum``.
+        space: digest of the space that such a net belongs to, else empty.
+        design: what ``context`` reads of a neuron: 1, how large v is over what enters it and over
+            what leaves it, and how steady its gradients are; 2, how steady they are over a short
+            and over a long span, and whether its weights grow; read also by the net of lengths.
     """
 
     kind: str = "element"
@@ -49,6 +53,7 @@ class Spec:
     depth: int = 3
     base: str = "adam"
     space: str = ""
+    design: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -56,6 +61,8 @@ class Spec:
                                f"{', '.join(KINDS)}")
         if self.base not in ("adam", "momentum"):
             raise MetanetError(f"base={self.base!r} is not known; known are adam and momentum")
+        if self.design not in DESIGNS:
+            raise MetanetError(f"design={self.design} is not known; known are 1 and 2")
         if not 1 <= self.hidden <= 256 or not 1 <= self.depth <= 16:
             raise MetanetError(f"hidden={self.hidden}, depth={self.depth} is out of range: at "
                                "most 256 and 16")
@@ -63,7 +70,7 @@ class Spec:
     @property
     def decays(self) -> tuple[float, ...]:
         """Decays of the momenta; the first one is that of Adam."""
-        return _MOMENTA[self.kind]
+        return _WEIGHT if self.structured else _ENTRY
 
     @property
     def square(self) -> float:
@@ -73,19 +80,24 @@ class Spec:
     @property
     def structured(self) -> bool:
         """Whether the net is a network over the weights, and so belongs to one space."""
-        return self.kind in ("unf", "gmn")
+        return self.kind in WEIGHT_NETS
 
     @property
     def inputs(self) -> int:
         """Features of an entry."""
         return _BASIC + _POOLED + (_CONTEXT if self.kind == "context" else 0)
 
+    @property
+    def messages(self) -> bool:
+        """Whether the net of lengths reads the neurons of a tensor."""
+        return self.kind == "context" and self.design == 2
+
     @cached_property
     def pieces(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the weights of a per-entry net, in the order of the vector."""
-        h = self.hidden
+        h, facts = self.hidden, _SCALE + (_CONTEXT if self.messages else 0)
         return {"w1": (h, self.inputs), "b1": (h, 1), "w2": (h, h), "b2": (h, 1), "w3": (2, h),
-                "b3": (2, 1), "s1": (h, _SCALE), "c1": (h, 1), "s2": (1, h), "c2": (1, 1)}
+                "b3": (2, 1), "s1": (h, facts), "c1": (h, 1), "s2": (1, h), "c2": (1, 1)}
 
     def start(self, seed: int = 0) -> Float[Tensor, " n"]:
         """Weights of a per-entry net that is Adam at a step size of 0.001."""
@@ -172,9 +184,9 @@ class Net:
         return net
 
 
-def fresh(kind: str = "element", hidden: int = 8, seed: int = 0) -> Net:
+def fresh(kind: str = "element", hidden: int = 8, seed: int = 0, design: int = 1) -> Net:
     """An untrained per-entry net: it steps as Adam does."""
-    spec = Spec(kind, hidden)
+    spec = Spec(kind, hidden, design=design)
     return Net(spec, spec.start(seed), {"trained": False})
 
 

@@ -110,14 +110,13 @@ class Stream:
         fixes = corrections(self.net.spec, b.steps)
         length = torch.stack(torch._foreach_norm(layout.views(b.adam))) / self.roots * fixes[0]
         length = (length * length + TINY).sqrt()
-        log = scale(self.scale, layout, rms[None], mean[None], fixes[None], length[None])[0]
         scales = torch.cat([1 / rms, torch.ones_like(mean)[None], fixes,
                             (mean + TINY).sqrt()[None]])
         own = own_table(self.tables.own, b.square[None], mean[None])[0]
-        shared = None
-        if self.tables.shared is not None:
-            bare = b.adam * fixes[0].index_select(0, self.owner)
-            shared = shared_table(self.tables.shared, b.square[None], mean[None], bare[None])[0]
+        shared = self._shared(b, mean, fixes)
+        told = self.tables.shared.tensors(shared[None]) \
+            if shared is not None and self.tables.shared and self.net.spec.messages else None
+        log = scale(self.scale, layout, rms[None], mean[None], fixes[None], length[None], told)[0]
         for start, stop, tensor in self.blocks:
             part = scales[:, tensor:tensor + 1] if tensor is not None else \
                 scales.index_select(1, self.owner[start:stop])
@@ -129,6 +128,17 @@ class Stream:
             self._answer(b, start, stop, w1, part[k + 1:k + 2])
         size = torch.stack(torch._foreach_norm(layout.views(b.raw))) / self.roots
         return Proposal(b.raw, b.adam, length, (size * size + TINY).sqrt(), log)
+
+    def _shared(self, b: Buffers, mean: Tensor, fixes: Tensor) -> Tensor | None:
+        """Statistics of the neurons, ``[3, S]``, where the net reads them."""
+        if self.tables.shared is None:
+            return None
+        fast = b.adam * fixes[0].index_select(0, self.owner)
+        slow = fast
+        if self.net.spec.messages:
+            slow = b.rows[-1] * b.inverse * fixes[-1].index_select(0, self.owner)
+        return shared_table(self.net.spec, self.tables.shared, b.square[None], mean[None],
+                            fast[None], slow[None], b.rows[:1])[0]
 
     def _fill(self, b: Buffers, start: int, stop: int, scales: Tensor, own: Tensor,
               shared: Tensor | None, several: bool) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metanet.errors import MetanetError
 from metanet.graph import WeightBatch
-from metanet.nn import Embed, GMNLayer, Pointwise, Stack, Unembed, UNFLinear, latent
+from metanet.nn import ChannelLinear, Embed, GMNLayer, Pointwise, Stack, Unembed, UNFLinear, latent
 from metanet.symmetry import WeightSpace
 from metanet.symmetry.axis import occurrences
 from metanet.tasks.optimize.layout import Layout
@@ -52,7 +52,7 @@ class WeightRule(nn.Module):
     """A net over the weights of one space: ``[N, *factors, c_in]`` → ``[N, *factors, 1]``.
 
     Args:
-        spec: of kind ``unf`` or ``gmn``.
+        spec: of kind ``unf``, ``gmn`` or ``mlp``.
         space: of the trained parameters.
 
     At the start the output is zero.
@@ -65,10 +65,11 @@ class WeightRule(nn.Module):
         self.spec, self.space, h = spec, space, spec.hidden
         self.c_in, self.c_out = 2 + len(spec.decays) + len(SPANS), 1
         layers: list[nn.Module] = []
-        if spec.kind == "unf":
+        if spec.kind != "gmn":
+            layer = UNFLinear if spec.kind == "unf" else ChannelLinear
             widths = [self.c_in, *[h] * (spec.depth - 1), 1]
             for i, (a, b) in enumerate(pairwise(widths)):
-                layers += [UNFLinear(space, a, b)]
+                layers += [layer(space, a, b)]
                 layers += [Pointwise(space, b, torch.relu)] if i < spec.depth - 1 else []
         else:
             inner = latent(space)
@@ -104,7 +105,7 @@ class Structured:
     """One such net on one network.
 
     Args:
-        spec: of kind ``unf`` or ``gmn``.
+        spec: of kind ``unf``, ``gmn`` or ``mlp``.
         layout: of the parameters.
         space: of the network.
 

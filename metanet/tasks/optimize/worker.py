@@ -126,10 +126,7 @@ class Worker:
             self.facts = self.facts.clone()  # what the graph holds must not change
             step, horizon, first, factor = self.facts.clone()
             x, y = self._draw()
-            values = self.layout.views(p * factor[:, None])
-            grads, loss = self.pull(dict(zip(self.layout.names, values, strict=True)), x, y)
-            g = self.layout.pack(list(grads.values()), 1) * factor[:, None]
-            g = g.nan_to_num(0.0, 0.0, 0.0).clamp(-1e4, 1e4)
+            g, loss = self._pull(p, factor[:, None], x, y)
             known = loss.detach().nan_to_num(_WORST, _WORST, _WORST)
             self.facts[2] = torch.where(first.isnan(), known, first)
             state = observe(self.spec, g, state)
@@ -141,6 +138,21 @@ class Worker:
         self.p, self.state = p.detach(), state.detach()
         weight = torch.stack(weights)
         return Unroll((torch.stack(losses) * weight).sum(0) / weight.sum(0), known)
+
+    def _pull(self, p: Tensor, factor: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient in the stored parameters ``[R, n]`` and loss ``[R]``.
+
+        To first order the gradient is given, and the loss a linear function of the parameters.
+        """
+        given = self.recipe.estimator == "first-order"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not given):
+            values = self.layout.views(p * factor)
+            grads, loss = self.pull(dict(zip(self.layout.names, values, strict=True)), x, y)
+            g = self.layout.pack(list(grads.values()), 1) * factor
+            g = g.nan_to_num(0.0, 0.0, 0.0).clamp(-1e4, 1e4)
+        if given:
+            loss = loss + (g * (p - p.detach())).sum(1)
+        return g, loss
 
     def _step(self, theta: Tensor, p: Tensor, g: Tensor, state: State) -> Tensor:
         if self.structured is not None:
