@@ -71,8 +71,8 @@ def merge(
 def _run(sink: Sink, recipe: Recipe, out: Path, shard_size: float, force: bool) -> None:
     from metanet.tasks.merge import merge as run
 
-    with sink.progress("merging"):
-        report = run(recipe, out, shard_bytes=int(shard_size * 1e9), force=force)
+    with sink.counter() as show:
+        report = run(recipe, out, shard_bytes=int(shard_size * 1e9), force=force, progress=show)
     for note in report.notes:
         sink.say(f"note: {safe(note)}")
     sink.say(f"{'wrote' if report.written else 'already there, of the same recipe:'} {safe(out)}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -70,6 +71,49 @@ class Sink:
 
         with Console(stderr=True).status(Text(label)):
             yield
+
+
+    @contextmanager
+    def counter(self) -> Iterator[Callable[[int, int], None]]:
+        """Told (done, total), shows them with rate and time to go: on a terminal in one line that
+        is written over, in a pipe every half minute."""
+        terminal = sys.stderr.isatty() and not self.quiet
+        begin = last = time.monotonic()
+        first: int | None = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal last, first
+            now = time.monotonic()
+            first = done if first is None else first
+            if now - last < (0.5 if terminal else 30) and done < total:
+                return
+            last, made = now, done - first
+            text = f"{done:,} of {total:,}"
+            if made:
+                rate = made / max(now - begin, 1e-9)
+                text += f", {_rate(rate)}"
+                text += f", {_time((total - done) / rate)} to go" if done < total else ""
+            if terminal:
+                sys.stderr.write(f"\r\x1b[K{text}")
+                sys.stderr.flush()
+            else:
+                self.say(text)
+
+        try:
+            yield show
+        finally:
+            if terminal:
+                sys.stderr.write("\r\x1b[K")
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f} a second" if per_second >= 1 else f"{per_second * 60:.1f} a minute"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

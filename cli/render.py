@@ -76,7 +76,7 @@ def space_text(resolved: Resolved) -> Iterator[str]:
     space = resolved.space
     yield _title(resolved.checkpoint)
     yield f"{len(space.groups)} groups, {space.status} {_origin(resolved)}"
-    if resolved.storage.parts:
+    if resolved.stored_as is not None and resolved.storage.parts:
         cut = sum(len(part.stored) for part in resolved.storage.parts)
         yield (f"{cut} tensors of the file are seen as "
                f"{sum(len(part.names) for part in resolved.storage.parts)}, and written back so")

@@ -72,10 +72,10 @@ def train(
                **({"conventions": True} if conventions else {})}
     plan = Plan(epochs=epochs, batch_size=batch_size, accumulate=accumulate, seed=seed,
                 lr=setting.get("lr", 1e-3))
-    with sink.progress("training"):
+    with sink.counter() as show:
         found = load(Zoo.open(zoo), goal_of(task), cut_of(split), limit=limit)
         document = train_run(found, model, out, plan=plan, setting=setting, force=force,
-                             budget=Budget(width=width, batch_size=batch_size))
+                             budget=Budget(width=width, batch_size=batch_size), progress=show)
     if document is not None:
         sink.result({"out": out, **document}, _text(document))
         sink.say(f"predictor in {safe(out)}; next: metanet predict {safe(out)} FILE…")

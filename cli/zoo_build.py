@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from .options import Json, Quiet
 from .output import Sink, plain, safe, table
-
-if TYPE_CHECKING:
-    from metanet.zoo.build import Progress
 
 Engine = Annotated[str, typer.Option("--engine", metavar="NAME", help="local or ray.")]
 Workers = Annotated[int, typer.Option(
@@ -46,9 +39,9 @@ def build(
     from metanet.zoo.build import build as run
 
     sink = Sink(as_json=as_json, quiet=quiet)
-    with _shown(sink) as progress:
+    with sink.counter() as show:
         zoo = run(recipe, out, n=n, seed=seed, engine=engine, workers=workers, data=data,
-                  progress=progress)
+                  progress=lambda at: show(at.done, at.total))
     document = {"out": out, "members": len(zoo), "complete": zoo.complete,
                 "recipe_hash": zoo.card.recipe_hash}
     sink.result(document, f"{len(zoo)} members in {out}")
@@ -90,42 +83,3 @@ def map_(
         return
     for name, value in found:
         sink.line(json.dumps({"id": name, "value": plain(value)}, default=safe))
-
-
-@contextmanager
-def _shown(sink: Sink) -> Iterator[Callable[[Progress], None]]:
-    """A line on a terminal that is written over; in a pipe a line every half minute."""
-    terminal = sys.stderr.isatty() and not sink.quiet
-    last = [0.0 if terminal else time.monotonic() - 20]
-
-    def show(at: Progress) -> None:
-        now = time.monotonic()
-        if now - last[0] < (0.5 if terminal else 30) and at.done < at.total:
-            return
-        last[0] = now
-        text = f"{at.done:,} of {at.total:,}"
-        if at.rate is not None and at.eta is not None:
-            text += f", {_rate(at.rate)}, {_time(at.eta)} to go"
-        if terminal:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-        else:
-            sink.say(text)
-
-    try:
-        yield show
-    finally:
-        if terminal:
-            sys.stderr.write("\n")
-
-
-def _rate(per_second: float) -> str:
-    if per_second >= 1:
-        return f"{per_second:.1f} a second"
-    return f"{per_second * 60:.1f} a minute"
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

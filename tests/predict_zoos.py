@@ -16,11 +16,11 @@ RECIPES = {
     "net": "base: small-cnn-digits\ntrain_images: 50\ncheckpoints: [0, 1]\nmembers: {lr: "
            "{log_uniform: [0.003, 0.03]}, steps: {log_integer: [30, 60]}, optimizer: adam, "
            "activation: relu, init: default, init_scale: 1, fraction: 1.0, dropout: 0.0}\n",
-    "mixed": "base: small-cnn-digits\ntrain_images: 50\ncheckpoints: [0, 0.5, 1]\nmembers: {lr: 0.02, "
+    "mixed": "base: small-cnn-digits\ntrain_images: 50\ncheckpoints: [0, 1]\nmembers: {lr: 0.02, "
              "steps: {log_integer: [20, 40]}, optimizer: adam, init: default, init_scale: 1, "
              "fraction: 1.0, dropout: 0.0}\n",
 }
-SIZES = {"inr": 48, "net": 28, "mixed": 30}
+SIZES = {"inr": 48, "net": 28, "mixed": 24}
 
 
 @lru_cache(maxsize=3)

@@ -21,6 +21,23 @@ from metanet.tasks.optimize import fresh
 RECIPE = "base: inr-digits\nfit: {steps: 2}\nviews: 1\nn: 2\n"
 MERGE = "merge_method: linear\nmodels:\n  - model: {mlp}\n  - model: {twin}\n"
 FUNCTION = "def size(batch):\n    return [len(batch)] * len(batch)\n"
+STREAM = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+def net():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(4, 6), Block(), Block(), nn.LayerNorm(6), nn.Linear(6, 3))
+    return body, (torch.randn(5, 4),)
+"""
 SMALL = "--model deepsets --epochs 1 --width 2 --limit 40"
 
 # One call of every verb that must succeed; {out} is a name that does not exist yet.
@@ -30,6 +47,7 @@ GOOD: dict[str, str] = {
     "graph": "{mlp} -o {out}.html --arch mlp",
     "doctor": "{mlp}",
     "convert": "{pt} -o {out}.safetensors",
+    "fold": "{stream} --arch {streamcode}:net -o {out}.safetensors --save-spec {out}.space",
     "permute": "{mlp} -o {out}.safetensors --seed 3 --arch mlp",
     "pull": "hf://org/zoo -o {out} --where lr<0.05",
     "align": "{mlp} {twin} --arch mlp -o {out} --method auto --calib {npz} --normalize 0,1 "
@@ -80,9 +98,10 @@ def world(folder: Path) -> dict[str, str]:
     """Files for every placeholder of GOOD."""
     made = {name: folder / name for name in (
         "mlp.safetensors", "twin.safetensors", "net.pt", "data.npz", "net.space", "recipe.yaml",
-        "merge.yml", "code.py", "small", "folder", "run", "member.safetensors")}
+        "merge.yml", "code.py", "small", "folder", "run", "member.safetensors", "stream.py",
+        "stream.safetensors")}
     keys = ("mlp", "twin", "pt", "npz", "spec", "recipe", "merge", "function", "small", "folder",
-            "run", "member")
+            "run", "member", "streamcode", "stream")
     at = dict(zip(keys, map(str, made.values()), strict=True))
     save_file(network().state_dict(), at["mlp"])
     torch.save(network().state_dict(), at["pt"])
@@ -94,6 +113,10 @@ def world(folder: Path) -> dict[str, str]:
     Path(at["recipe"]).write_text(RECIPE, encoding="utf-8")
     Path(at["merge"]).write_text(MERGE.format(**at), encoding="utf-8")
     Path(at["function"]).write_text(FUNCTION, encoding="utf-8")
+    Path(at["streamcode"]).write_text(STREAM, encoding="utf-8")
+    code: dict[str, Any] = {}
+    exec(STREAM, code)
+    save_file(code["net"]()[0].state_dict(), at["stream"])
     small(Path(at["small"]), license="MIT").close()
     Path(at["folder"]).mkdir()
     for number in range(2):

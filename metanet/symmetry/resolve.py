@@ -1,15 +1,15 @@
-"""From a checkpoint and the name of its architecture, or a written space, to a WeightSpace."""
+"""From a checkpoint and the name of its architecture, or a written space, to a WeightSpace.
+
+What a file tells by itself is read from its header: torch is imported where code is traced.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from metanet.checkpoint import Checkpoint
 from metanet.checkpoint import open as open_checkpoint
@@ -17,15 +17,17 @@ from metanet.checkpoint.info import is_floating
 from metanet.checkpoint.names import natural_key, printable, some
 from metanet.errors import SpaceMismatch, SymmetryError, TraceError
 from metanet.symmetry.axis import Fixed
-from metanet.symmetry.enlarge import enlarge
-from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.meta import Frozen, Meta, Wire
 from metanet.symmetry.recognise import Recognised, looked_up, recognise
 from metanet.symmetry.space import TensorSpec, WeightSpace
-from metanet.symmetry.verify import Verification, check_names, verify_program
-from metanet.trace.archs import Built, build
-from metanet.trace.archs.stored import Storage
-from metanet.trace.program import Program
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from metanet.symmetry.verify import Verification
+    from metanet.trace.archs import Built
+    from metanet.trace.archs.stored import Storage
+    from metanet.trace.program import Program
 
 _LONGEST_SPEC = 64 << 20
 
@@ -42,7 +44,7 @@ class Resolved:
         verification: where one was asked for.
         module: has the architecture and none of the weights.
         file: the checkpoint as it is stored.
-        storage: how ``file`` stores the tensors of ``module``.
+        stored_as: how ``file`` stores the tensors of ``module``; None: as they are.
         route: how the architecture was found: ``arch`` or ``spec`` (named by the caller),
             ``config``, ``timm``, ``adapter``, ``cache``, ``pattern``, ``chain``, or None.
         note: what was recognised and by what, or why nothing was.
@@ -54,7 +56,7 @@ class Resolved:
     verification: Verification | None = None
     module: nn.Module | None = None
     file: Checkpoint | None = None
-    storage: Storage = field(default_factory=Storage)
+    stored_as: Storage | None = None
     route: str | None = None
     note: str = ""
 
@@ -62,6 +64,13 @@ class Resolved:
     def stored(self) -> Checkpoint:
         """The checkpoint as it is stored."""
         return self.checkpoint if self.file is None else self.file
+
+    @property
+    def storage(self) -> Storage:
+        """How ``file`` stores the tensors of ``module``."""
+        from metanet.trace.archs.stored import Storage
+
+        return self.stored_as or Storage()
 
     @property
     def code(self) -> str | None:
@@ -150,6 +159,10 @@ def _traced(
     kinds: tuple[str, ...],
 ) -> Resolved:
     """From the code that ``arch`` names."""
+    from metanet.symmetry.enlarge import enlarge
+    from metanet.symmetry.infer import infer_program
+    from metanet.symmetry.verify import check_names, verify_program
+
     opened = Opened.of(file, arch)
     program = opened.program
     declared = None if spec is None else _declared(spec, opened.checkpoint)
@@ -184,6 +197,8 @@ class Opened:
             SymmetryError: no code is known, for a file of weights does not say what computes with
                 them.
         """
+        from metanet.symmetry.infer import record
+
         file = open_checkpoint(source)
         made = _made(file, arch)
         checkpoint = made.storage.view(file)
@@ -204,6 +219,8 @@ def recognised_space(source: Any) -> WeightSpace | None:
 
 
 def _made(file: Checkpoint, arch: str | None) -> Built:
+    from metanet.trace.archs import build
+
     if arch is not None:
         return build(arch, file)
     found = recognise(file)
@@ -235,6 +252,9 @@ def _load_buffers(made: Built, checkpoint: Checkpoint) -> None:
     Running statistics move like parameters, whatever their values: they are not read, and of a
     file on the Hub nothing is downloaded for them.
     """
+    import torch
+    from torch import nn
+
     norms = {name for name, child in made.module.named_modules()
              if isinstance(child, nn.modules.batchnorm._NormBase)}
     for name, buffer in made.module.named_buffers():

@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
+
+from metanet.checkpoint import write_safetensors
 
 HEAVY = ("torch", "torch_geometric", "scipy", "matplotlib", "numpy")
 
@@ -40,11 +44,25 @@ def test_no_heavy_import(code: str) -> None:
     assert not loaded_by(code)
 
 
-def test_help_is_quick() -> None:
-    """CPU seconds, which a busy machine disturbs least; the goal on an idle one is 0.5."""
+@pytest.mark.parametrize("name", ["0.weight", "what.is_this"])
+def test_a_header_is_read_without_torch(name: str, tmp_path: Path) -> None:
+    """Recognised or not, a safetensors file tells what it tells by its header."""
+    path = tmp_path / "net.safetensors"
+    write_safetensors({name: torch.zeros(4, 3), "2.weight": torch.zeros(2, 4)}, path)
+    code = ("import metanet.cli.app as a\ntry:\n    a.app(['inspect', sys.argv[1]])\n"
+            "except SystemExit as end:\n    assert not end.code")
+    assert not loaded_by(f"import sys\nsys.argv[1:] = [{str(path)!r}]\n{code}")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "{path}"]])
+def test_the_first_answer_is_quick(words: list[str], tmp_path: Path) -> None:
+    """CPU seconds, which a busy machine disturbs least; the goals on an idle one are 0.5, 0.6."""
+    path = tmp_path / "net.safetensors"
+    write_safetensors({"0.weight": torch.zeros(4, 3), "2.weight": torch.zeros(2, 4)}, path)
     before = os.times()
     wall = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "metanet", "--help"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "metanet", *(w.format(path=path) for w in words)],
+                   check=True, capture_output=True)
     after = os.times()
     cpu = (after.children_user + after.children_system
            - before.children_user - before.children_system)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ def learnable() -> list[str]:
 
 def train_run(task: Task, model: str, out: Path, *, plan: Plan | None = None,
               setting: Mapping[str, Any] | None = None, budget: Budget | None = None,
-              force: bool = False, stop_after: int | None = None) -> dict[str, Any] | None:
+              force: bool = False, stop_after: int | None = None,
+              progress: Callable[[int, int], None] | None = None) -> dict[str, Any] | None:
     """Train, or go on where a run was stopped, and store the predictor.
 
     Args:
@@ -57,6 +58,7 @@ def train_run(task: Task, model: str, out: Path, *, plan: Plan | None = None,
         budget: of the row; its width counts.
         force: drop what stands in the folder.
         stop_after: epochs after which to stop, for a run in several calls.
+        progress: called with (epochs done, epochs at most).
 
     Returns:
         The document that is also ``OUT/result.json``; None where it stopped before the end.
@@ -76,7 +78,7 @@ def train_run(task: Task, model: str, out: Path, *, plan: Plan | None = None,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         reader = found.make(task, size, chosen)
-    fitted = fit_reader(task, reader, plan, out, stop_after)
+    fitted = fit_reader(task, reader, plan, out, stop_after, progress)
     if stop_after is not None and not _over(fitted, plan):
         return None
     if rank:
