@@ -1,6 +1,7 @@
 """One peer's weight matching: ``python tests/bench/matching_peer.py PEER CASE DIR FOLDER REPEAT``.
 
 Imports the peer's own code from DIR; stands alone, so that any interpreter with torch runs it.
+Prints CPU seconds and ratio; what it moved is FOLDER/PEER.safetensors.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def network(arch: str, peers: Path) -> tuple[nn.Module, tuple[int, ...]]:
         if arch == "vgg16":
             return load(peers / PT / "models" / "vgg.py", "pt_vgg").VGG("VGG16"), (3, 32, 32)
         wide = int(arch.partition("x")[2])
+        if arch.startswith("cifar20"):
+            return load(Path(__file__).with_name("resnet20.py"), "own").resnet20(wide), (3, 32, 32)
         net = load(peers / PT / "models" / "resnet.py", "pt_resnet").ResNet(22, wide, 0, 10)
         return net, (3, 32, 32)
 
@@ -82,7 +85,7 @@ def pt(case: str, peers: Path, a: State, b: State, repeat: int) -> dict[str, Any
     perm = {k: v.long() for k, v in found.items()}
     moved = {k: code.get_permuted_param(spec, perm, k, b) if k in spec.axes_to_perm else v
              for k, v in b.items()}
-    return {"cpu": statistics.median(seconds), "ratio": ratio(a, b, moved)}
+    return {"cpu": statistics.median(seconds), "moved": moved}
 
 
 def snimu(case: str, peers: Path, a: State, b: State, repeat: int) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def snimu(case: str, peers: Path, a: State, b: State, repeat: int) -> dict[str, 
         start = time.process_time()
         PermutationCoordinateDescent(one.eval(), moved, torch.randn(2, *shape)).rebasin()
         seconds.append(time.process_time() - start)
-    return {"cpu": statistics.median(seconds), "ratio": ratio(a, b, moved.state_dict())}
+    return {"cpu": statistics.median(seconds), "moved": moved.state_dict()}
 
 
 def ratio(a: State, b: State, moved: State) -> float:
@@ -112,13 +115,18 @@ def ratio(a: State, b: State, moved: State) -> float:
 
 
 def main() -> None:
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
     torch.set_num_threads(1)
     who, case, peers, folder, repeat = sys.argv[1:6]
     a, b = (load_file(Path(folder) / f"{name}.safetensors") for name in "ab")
     run = {"pt": pt, "snimu": snimu}[who]
-    print(json.dumps(run(case, Path(peers), a, b, int(repeat))))
+    row = run(case, Path(peers), a, b, int(repeat))
+    if "moved" in row:
+        moved = {name: tensor.contiguous() for name, tensor in row.pop("moved").items()}
+        save_file(moved, Path(folder) / f"{who}.safetensors")
+        row["ratio"] = ratio(a, b, moved)
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":
