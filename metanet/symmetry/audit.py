@@ -4,7 +4,9 @@
 samples of what is fixed, and of digits that are tied over the index of another digit, moves them in
 every tensor that has them, and runs the network. A swap that changes nothing although the entries
 matter is freedom that the rules did not find. An audit is a test on samples, no proof that nothing
-more is free: freedom that needs moves of several fixed digits at once is not seen.
+more is free: freedom that needs moves of several fixed digits at once is not seen. Digits that
+were fixed because they do not fit together (a view across them, say) are all tried: there a rule
+gave up, and only numbers tell whether their order counts.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ _SAME = 1e-10
 _PAIRS = 4
 _DRAWS = 8
 _DIFFERENT = 1e-8
+_OTHERS = 8
+_SCALES = (0.1, 0.3, 1.0, 3.0)
+_MISFIT = "digits do not fit"
+_MISFITS = 64
+"""How many digits that do not fit are tried at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +52,15 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """How many digits were tried and which of them turned out to have missed freedom."""
+    """How many digits were tried and which of them turned out to have missed freedom.
+
+    ``doubtful`` counts digits that are fixed because they do not fit, of which no swap was seen to
+    change an output.
+    """
 
     tried: int
     missed: tuple[Missed, ...]
+    doubtful: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,11 @@ class _Probe:
     tensors: tuple[str, ...]
     reason: str
 
+    @property
+    def misfit(self) -> bool:
+        """Whether a rule gave up here."""
+        return len(self.factor) == 1 and self.reason.startswith(_MISFIT)
+
 
 def audit_program(program: Program, most: int = 12, seed: int = 0) -> Audit:
     """Try up to ``most`` digits of a recorded program, one for each kind of reason first."""
@@ -73,17 +90,29 @@ def audit_program(program: Program, most: int = 12, seed: int = 0) -> Audit:
     trial = Trial(program, emit(found))
     trial.draw(seed, 0.3)
     rng = random.Random(seed)
-    chosen = _chosen(list(_probes(found)), most, rng)
-    hits = [(probe, hit) for probe in chosen
-            if (hit := _try(trial, found, probe, rng)) is not None]
+    probes = list(_probes(found))
+    chosen = _chosen(probes, most, rng)
+    chosen += [p for p in probes if p.misfit and p not in chosen][:_MISFITS]
+    tried = [(probe, _try(trial, found, probe, rng)) for probe in chosen]
+    hits = [(probe, hit) for probe, hit in tried if isinstance(hit, Missed)]
+    pinned = {f for probe, hit in tried if hit is True for f in probe.factor}
+    doubtful = [f for f in _misfits(found) if f not in pinned]
     for again in range(1, _DRAWS + 1):  # dead units, saturation, choices hide what a swap changes
         if not hits:
             break
         trial.draw(seed + again, 1.0 / again)
         hits = [(probe, hit) for probe, hit in hits
                 if not _changes(trial, found, probe, hit.indices)]
-    missed = [hit for _, hit in hits]
-    return Audit(len(chosen), tuple(missed))
+    missed = [hit for probe, hit in hits if not _stirred(trial, found, probe, hit.indices)]
+    return Audit(len(chosen), tuple(missed), len(doubtful))
+
+
+def _misfits(found: Tracked) -> list[Factor]:
+    """Digits of weights that are fixed because they do not fit."""
+    weights = _weights(found.program)
+    every = dict.fromkeys(leaf for name, axes in found.axes.items() if name in weights
+                          for axis in axes for leaf in leaves(axis))
+    return [leaf for leaf in every if leaf.size > 1 and (leaf.cause or "").startswith(_MISFIT)]
 
 
 def _probes(found: Tracked) -> Iterator[_Probe]:
@@ -175,21 +204,56 @@ def _kind(reason: str) -> str:
     return re.sub(r"\(.*?\)|'.*?'|\d+", "", reason)
 
 
-def _try(trial: Trial, found: Tracked, probe: _Probe, rng: random.Random) -> Missed | None:
-    """Swaps until one changes an output (nothing missed) or one of live entries does not."""
+def _try(trial: Trial, found: Tracked, probe: _Probe, rng: random.Random) -> Missed | bool:
+    """Swaps until one changes an output (True: nothing is missed) or one of live entries does not.
+
+    False where nothing was seen: no swap changed an output, nor did other values.
+    """
     for _ in range(_PAIRS):
         pair = tuple(sorted(rng.sample(range(probe.size), 2)))
         if _changes(trial, found, probe, pair):
-            return None
+            return True
         noisy = (_noisy(trial.state, found, probe, index) for index in pair)
         if all(trial.error(state) > _DIFFERENT for state in noisy):
             return Missed(probe.tensors, probe.size, (pair[0], pair[1]), probe.reason)
-    return None
+    return False
+
+
+def _stirred(trial: Trial, found: Tracked, probe: _Probe, pair: tuple[int, int]) -> bool:
+    """Whether a swap counts after all, at weights at which its entries are likelier to be chosen.
+
+    A swap of two that are never the largest changes nothing. So the entries of others are put in
+    their place, or noise is added to them. Where what was recorded cannot be run to its end there,
+    because sizes depend on the choice, those sizes tell: a symmetry moves entries of the values
+    inside a network and leaves their sizes.
+    """
+    before, first = trial.state, pair[0]
+    others = [k for k in range(probe.size) if k not in pair][:_OTHERS]
+    tables = [_swapped(probe.size, (first, k)) for k in others]
+    points = [_moved(before, found, probe, table) for table in tables]
+    for seed, scale in enumerate(_SCALES * _OTHERS):
+        point: Mapping[str, Tensor] = before
+        for k, index in enumerate(pair):
+            point = _noisy(point, found, probe, index, scale, 2 * seed + k)
+        points.append(dict(point))
+    table = _swapped(probe.size, pair)
+    try:
+        return any(
+            _changes(trial, found, probe, pair) if trial.take(point) else
+            trial.sizes(point) != trial.sizes(_moved(point, found, probe, table))
+            for point in points)
+    finally:
+        trial.take(before)
+
+
+def _swapped(size: int, pair: Sequence[int]) -> Int[np.ndarray, "n"]:
+    table = np.arange(size)
+    table[list(pair)] = table[list(reversed(pair))]
+    return table
 
 
 def _changes(trial: Trial, found: Tracked, probe: _Probe, pair: Sequence[int]) -> bool:
-    table = np.arange(probe.size)
-    table[list(pair)] = table[list(reversed(pair))]
+    table = _swapped(probe.size, pair)
     return trial.error(_moved(trial.state, found, probe, table)) > _SAME
 
 
@@ -203,10 +267,10 @@ def _moved(state: Mapping[str, Tensor], found: Tracked, probe: _Probe,
     return moved
 
 
-def _noisy(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, index: int
-           ) -> dict[str, Tensor]:
+def _noisy(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, index: int,
+           scale: float = 1.0, seed: int = 1) -> dict[str, Tensor]:
     """All entries at one index of the digit changed."""
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
     moved = dict(state)
     for name in probe.tensors:
         for at, axis in enumerate(found.axes[name]):
@@ -216,7 +280,7 @@ def _noisy(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, index: in
                 rows = torch.from_numpy(np.flatnonzero(hit))
                 part = tensor.index_select(at, rows)
                 noise = torch.randn(part.shape, generator=rng, dtype=part.dtype)
-                moved[name] = tensor.index_copy(at, rows, part + noise)
+                moved[name] = tensor.index_copy(at, rows, part + scale * noise)
     return moved
 
 

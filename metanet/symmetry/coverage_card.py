@@ -20,8 +20,9 @@ in float64 (relative change at most 1e-10) on two draws of random weights, every
 is detected, no axis of a parameter is fixed by an operation without a rule, every axis has a group
 or a rule that says why it has none, the network has a live group, at most 30 % of the axes of
 parameters lie in those that no output depends on, and an audit of up to 12 sampled digits finds no
-swap that was missed. Rows are taken in an order that was shuffled once, so
-a part of them is a sample of all.
+swap that was missed. Where digits are fixed because they do not fit together (a view across them),
+a swap of each of them was seen to change an output. Rows are taken in an order that was shuffled
+once, so a part of them is a sample of all.
 """
 
 

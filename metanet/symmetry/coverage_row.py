@@ -104,7 +104,7 @@ def _prove(program: Program, space: WeightSpace, row: Row, note: Callable[[Row],
             "controls": found.controls.total, "undetected": list(found.undetected)}
     note({**row, "stage": "audit"})
     audit = audit_program(program)
-    row |= {"audited": audit.tried,
+    row |= {"audited": audit.tried, "doubtful": audit.doubtful,
             "missed": [f"{m.size} on {', '.join(m.tensors[:3])}: {m.reason}" for m in audit.missed]}
     row["failure"] = _failure(row, found.empty)
     row["verified"] = row["failure"] is None
@@ -112,7 +112,7 @@ def _prove(program: Program, space: WeightSpace, row: Row, note: Callable[[Row],
 
 def _failure(row: Row, empty: bool) -> str | None:
     """The first thing that keeps a row from being verified."""
-    lost = [u for u in row["unsupported"] if u["lost"]]
+    lost = [u for u in row["unsupported"] if u["lost"] and u["op"] != "digits do not fit"]
     if not row["sound"] and AMPLIFIED in row["notes"]:
         row["sound"] = None  # neither proved nor refuted
         return f"verify: {AMPLIFIED}"
@@ -120,9 +120,11 @@ def _failure(row: Row, empty: bool) -> str | None:
         return f"FALSE CLAIM: a random element changes the output by {row['error']:.1e}"
     if lost:
         return f"frozen by {lost[0]['op']} at {lost[0]['where']} ({lost[0]['lost']} lost)"
-    taken = [kind for kind in ("unsupported", "digits do not fit") if row["frozen"].get(kind)]
-    if taken:
-        return f"{row['frozen'][taken[0]]} indices fixed for the reason: {taken[0]}"
+    if row["frozen"].get("unsupported"):
+        return f"{row['frozen']['unsupported']} indices fixed by an unsupported operation"
+    if row["doubtful"]:
+        return (f"{row['frozen'].get('digits do not fit', 0)} indices fixed because digits do not "
+                f"fit, and no swap of {row['doubtful']} digits was seen to count")
     if row["undetected"]:
         return f"negative control not detected: {', '.join(row['undetected'][:4])}"
     if empty:

@@ -9,11 +9,12 @@ _SOFTMAX = frozenset(f"aten.{name}" for name in (
 
 
 def trivial(program: Program) -> tuple[str, ...]:
-    """Softmax over one entry and choices of all entries there are, by title."""
+    """Softmax over one entry and choices of all entries, by title, where an output sees them."""
     shapes: dict[int, Shape | None] = {s.ref.index: s.shape for s in program.sources}
     found: dict[str, None] = {}
+    live = program.live()
     for op in program.ops:
-        if _is_trivial(op, shapes):
+        if op.out.index in live and _is_trivial(op, shapes):
             found[op.title] = None
         if len(op.shapes) == 1:
             shapes[op.out.index] = op.shapes[0]

@@ -9,16 +9,24 @@ from typing import Any
 
 import torch
 
+from metanet.symmetry.effects import idle, mutated
 from metanet.symmetry.factor import Expr, Factor, leaves, length
 from metanet.symmetry.learned import codebooks
 from metanet.symmetry.meta import Unsupported
 from metanet.symmetry.rules import Context, Refusal, Value
-from metanet.symmetry.rules.indices import INDEX_SAFE, always, carried, least_of
+from metanet.symmetry.rules.indices import (
+    INDEX_SAFE,
+    always,
+    carried,
+    counting,
+    least_of,
+    numbers_of,
+)
 from metanet.symmetry.rules.pointwise import tensors_in
 from metanet.symmetry.rules.registry import keeps_uniform, module_rules, rule_for
 from metanet.symmetry.rules.source import IGNORED
 from metanet.symmetry.solve import Solver
-from metanet.trace.program import VALUE_READ, Op, Program, Ref, Shape, Source, refs_in, substitute
+from metanet.trace.program import VALUE_READ, Op, Program, Ref, Shape, Source, substitute
 
 _STATISTICS = {
     "aten.batch_norm": (3, 4), "aten.instance_norm": (3, 4), "aten.native_batch_norm": (3, 4),
@@ -32,12 +40,13 @@ _UNPACKED = {"aten.index": 2, "aten.bmm": 3, "aten.baddbmm": 3, "aten.matmul": 3
              "aten.einsum": 3, "aten.unbind": 3, "aten.select": 3, "aten.index_select": 3}
 """Operations that take packed weights apart, and the least number of axes of such weights."""
 _COPIES = frozenset(f"aten.{name}" for name in (
-    "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
+    "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "pad",
+    "constant_pad_nd",
 ))
 """Operations that make an axis that can move even of values that cannot."""
-_SAME_ENTRIES = frozenset({
-    "aten.reshape", "aten.contiguous", "aten.to", "aten.flatten", "aten._reshape_alias",
-})
+_NUMBERS = (torch.int64, torch.int32, torch.bool)
+_UNKNOWN: dict[str, Any] = {"alike": frozenset(), "content": None, "least": None, "counts": None}
+"""What is known of the entries of a value that is written to later."""
 
 
 @dataclass
@@ -70,8 +79,13 @@ class _Tracker:
         self.context = Context(self.solver)
         self.found = Tracked(program, self.solver, self.context)
         self.env = self.found.env
-        self.mutated = _mutated(program)
+        self.mutated = mutated(program)
+        self.context.given = frozenset(
+            n for s in program.sources if s.kind == "input" for n in s.shape)
+        # the recorded path is that of these values: as long as it holds they are constants
+        self.read = {ref.index for op in program.ops if op.name == VALUE_READ for ref in op.refs()}
         self.outputs_used = _outputs_used(program)
+        self.idle = idle(program, self.mutated)
         self.packed = _packed(program)
         self.losses: list[tuple[str, str, list[Factor]]] = []
 
@@ -144,8 +158,10 @@ class _Tracker:
                              dtype=source.dtype)
             return Value(tuple(self.solver.free(n) for n in source.shape))
         cause = f"{source.kind} '{source.name}'"
-        content = source.value if source.kind != "input" and _small(source.value) else None
         alike = source.kind != "input" and source.ref.index not in self.mutated
+        known = alike or source.ref.index in self.read - self.mutated
+        content = source.value if known and _small(source.value) else None
+        start, counts = numbers_of(source.value) if alike else (None, None)
         still = _still(source.value) if alike else 0
         if still:
             moved = self.solver.fixed(source.shape[0] - still, f"{cause}, axis 0")
@@ -154,7 +170,8 @@ class _Tracker:
         return Value(tuple(
             self.solver.free(n) if alike and _repeats(source.value, i)
             else self.solver.fixed(n, f"{cause}, axis {i}")
-            for i, n in enumerate(source.shape)), content=content, dtype=source.dtype)
+            for i, n in enumerate(source.shape)), content=content, dtype=source.dtype,
+            least=start, counts=counts)
 
     def _missing(self) -> None:
         """Tensors that the program never mentions: nothing depends on them.
@@ -188,7 +205,9 @@ class _Tracker:
         if op.name == VALUE_READ:
             self._read(op)
             return
-        if op.family in IGNORED or all(shape is None for shape in op.shapes):
+        if op.out.index in self.idle or op.family in IGNORED:
+            return
+        if all(shape is None for shape in op.shapes):
             return
         self.context.op, self.solver.via = op, op.title
         self.context.used = self.outputs_used.get(op.out.index, frozenset({0}))
@@ -201,14 +220,10 @@ class _Tracker:
                 everywhere = tuple(self.solver.free(n) for n in op.shapes[0] or ())
                 self._bind(op, Value(everywhere, uniform=True), inputs)
                 return
-            if (content := self._folded(op)) is not None:
-                out = self._frozen_outputs(op, inputs[0])
-                self._bind(op, replace(out, content=content), inputs)
-                return
-            deepest = max(inputs, key=lambda v: v.depth)
-            out = self._frozen_outputs(op, deepest)
+            out = self._frozen_outputs(op, max(inputs, key=lambda v: v.depth))
             if isinstance(out, Value):
-                out = replace(out, least=least_of(op, inputs))
+                out = replace(out, content=self._folded(op), least=least_of(op, inputs),
+                              counts=counting(op, out, inputs))
             if keeps_uniform(op.name, op.family):
                 self._guess(inputs, out)
             self._bind(op, out, inputs)
@@ -230,7 +245,10 @@ class _Tracker:
             why = str(error) if isinstance(error, Refusal) else f"rule failed: {error!r}"
             self._fail(op, inputs, f"{op.name}: {why}")
             return
-        self._bind(op, carried(op, self._uniform(op, out, inputs), inputs), inputs)
+        out = carried(op, self._uniform(op, out, inputs), inputs)
+        if isinstance(out, Value) and out.content is None:
+            out = replace(out, content=self._folded(op))
+        self._bind(op, out, inputs)
 
     def _guard(self, op: Op, inputs: Sequence[Value]) -> None:
         """Indices into an axis are understood by few operations; the others see plain numbers."""
@@ -296,7 +314,7 @@ class _Tracker:
         types = op.dtypes or (None,) * len(out)
         written = op.out.index in self.mutated
         return tuple(
-            replace(v, dtype=kind, alike=frozenset() if written else v.alike)
+            replace(v, dtype=kind, **(_UNKNOWN if written else {}))
             if isinstance(v, Value) else v for v, kind in zip(out, types, strict=True))
 
     def _frozen_outputs(self, op: Op, cause: Value | None) -> Any:
@@ -401,8 +419,8 @@ def running_statistics(program: Program) -> set[int]:
 
 
 def _small(value: torch.Tensor | None) -> bool:
-    """Whether the entries of a constant are worth knowing: they may be indices."""
-    return value is not None and value.dtype == torch.int64 and value.numel() <= 64
+    """Whether the entries of a constant are worth knowing: they may be indices or a mask."""
+    return value is not None and value.dtype in _NUMBERS and value.numel() <= 64
 
 
 def _packed(program: Program) -> set[str]:
@@ -416,27 +434,6 @@ def _packed(program: Program) -> set[str]:
             if ref in names and len(program.tensors[names[ref]][0]) >= (least or 0):
                 found.add(names[ref])
     return found
-
-
-def _mutated(program: Program) -> set[int]:
-    """Values that are written to after they are made, views of them included."""
-    found: set[int] = set()
-    for op in reversed(program.ops):
-        first = next(iter(refs_in(op.args)), None)
-        if first is None:
-            continue
-        if op.mutates or (op.out.index in found and _aliases(op)):
-            found.add(first.index)
-            found.add(op.out.index)
-    return found
-
-
-def _aliases(op: Op) -> bool:
-    """Whether the output may share memory with the first argument."""
-    schema = getattr(op.function, "_schema", None)
-    if schema is None or op.family in _SAME_ENTRIES:
-        return True
-    return any(r.alias_info is not None for r in schema.returns)
 
 
 def _outputs_used(program: Program) -> dict[int, frozenset[int]]:

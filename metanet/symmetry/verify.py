@@ -288,6 +288,34 @@ class Trial:
                 raise
             self._draw_near(rng)
 
+    def take(self, state: Mapping[str, Tensor]) -> bool:
+        """Go on from these weights, if what was recorded can be run with them."""
+        before, self.state = self.state, dict(state)
+        try:
+            self._first()
+        except _FAILURES:
+            self.state = before
+            self._first()
+            return False
+        return True
+
+    def sizes(self, state: Mapping[str, Tensor]) -> list[list[torch.Size]]:
+        """Sizes of all that is made with these weights, until something cannot be run."""
+        found: list[list[torch.Size]] = []
+
+        def noted(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            out = lifted(op, args, kwargs)
+            found.append([t.shape for t in (out if isinstance(out, (tuple, list)) else (out,))
+                          if isinstance(t, Tensor)])
+            return out
+
+        try:
+            with torch.no_grad():
+                run_lifted(self.program, self.values(state), noted)
+        except _FAILURES:
+            return found
+        return found
+
     def _first(self) -> None:
         with torch.no_grad(), _lifting():
             self.output = _tensors(self.rerun.run(self.values(self.state), lifted))

@@ -17,6 +17,11 @@ VALUE_READ = "python.read"
 """Name of the operation by which Python looks at values, so that what is recorded may depend on
 them; it has no output and is not run."""
 
+_SAME_ENTRIES = frozenset({
+    "aten.reshape", "aten.contiguous", "aten.to", "aten.flatten", "aten._reshape_alias",
+})
+"""Operations that copy or do not, as they like."""
+
 Call = Callable[["Op", tuple[Any, ...], dict[str, Any]], Any]
 """How to run one operation on real arguments."""
 
@@ -80,6 +85,30 @@ class Op:
         short = self.family.removeprefix("aten.")
         return f"{short} ({self.module})" if self.module else short
 
+    @property
+    def writes(self) -> bool:
+        """Whether entries change; ``detach_`` is called in-place and leaves them alone."""
+        return self.mutates and self.family != "aten.detach"
+
+    @property
+    def written(self) -> list[Ref]:
+        """The arguments whose entries change."""
+        schema = getattr(self.function, "_schema", None)
+        if schema is None or not self.writes:
+            return []
+        told = [(a.name, i) for i, a in enumerate(schema.arguments)
+                if a.alias_info is not None and a.alias_info.is_write]
+        return list(refs_in([self.args[i] if i < len(self.args) else self.kwargs.get(name)
+                             for name, i in told]))
+
+    @property
+    def shares(self) -> bool:
+        """Whether the output may share memory with the first argument."""
+        schema = getattr(self.function, "_schema", None)
+        if schema is None or self.family in _SAME_ENTRIES:
+            return True
+        return any(r.alias_info is not None for r in schema.returns)
+
     def refs(self) -> list[Ref]:
         """The values among the arguments, in order."""
         return list(refs_in((self.args, dict(self.kwargs))))
@@ -136,12 +165,20 @@ class Program:
         return last | dict.fromkeys((ref.index for _, ref in self.outputs), len(self.ops))
 
     def live(self) -> frozenset[int]:
-        """Numbers of the values that some output depends on."""
+        """Numbers of the values that some output depends on, written through views included."""
+        place: dict[int, int] = {}
+        for op in self.ops:
+            first = next(refs_in(op.args), None) if op.shares else None
+            if first is not None:
+                place[op.out.index] = place.get(first.index, first.index)
         live = {ref.index for _, ref in self.outputs}
+        places = {place.get(index, index) for index in live}
         for op in reversed(self.ops):
             refs = [ref.index for ref in op.refs()]
-            if op.out.index in live or (op.mutates and live.intersection(refs)):
+            written = [place.get(ref.index, ref.index) for ref in op.written]
+            if op.out.index in live or not places.isdisjoint(written):
                 live.update(refs)
+                places.update(place.get(index, index) for index in refs)
         return frozenset(live)
 
 

@@ -234,6 +234,11 @@ def _phrases(config: Any, dtype: torch.dtype) -> Named:
             "attention_mask": torch.ones_like(row), "token_type_ids": torch.zeros_like(row)}
 
 
+def _long_text(config: Any, dtype: torch.dtype) -> Named:
+    """More tokens than one window of compressed keys has, so that there is a choice of windows."""
+    return {"input_ids": plain_ids(config, 2, 17)}
+
+
 _BY_NAMES: tuple[tuple[tuple[str, ...], Recipe], ...] = (
     (("past_values", "past_time_features"), _series),
     (("past_values", "past_values_padding"), _padded_series),
@@ -251,6 +256,7 @@ _BY_TYPE: dict[str, Recipe] = {
     "kosmos-2": _in_the_text, "kosmos-2.5": _in_the_text, "idefics": _beside_text,
     "mllama": _crossed, "seggpt": _painted, "pi0": _robot, "muse_glimmer_assistant": _draft,
     "grounding-dino": _phrases, "mm-grounding-dino": _phrases, "dia": _delayed,
+    "glm5_next_text": _long_text, "deepseek_v4": _long_text,
     "omdet-turbo": _classes, "instructblipvideo": _film_and_question,
     "pix2struct": _flat_patches, "musicgen_melody_decoder": _conditioned,
 }

@@ -8,6 +8,7 @@ import torch
 import wirings
 from torch import Tensor, nn
 
+from metanet.symmetry import audit
 from metanet.symmetry.audit import audit_program
 from metanet.symmetry.infer import record
 from metanet.symmetry.rules import forget, rule
@@ -63,3 +64,54 @@ def test_a_rule_that_is_too_strict_is_found() -> None:
         if known is not None:
             rule("aten.relu", uniform=True)(known)
     assert any("too strict" in m.reason for m in found.missed)
+
+
+class Winner(nn.Module):
+    """Six scores, the largest of which is read by its number; four of them hardly ever win."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.out = nn.Linear(5, 6), nn.Linear(1, 3)
+        self.handicap = nn.Buffer(torch.tensor([0.0, 0.1, -3.0, -3.1, -3.2, -3.3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        best = (self.score(x) + self.handicap).argmax(-1, keepdim=True)
+        return self.out(best * self.score(x).sum(-1, keepdim=True))
+
+
+def test_entries_that_are_hardly_ever_chosen_are_no_missed_freedom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    program = record(Winner(), x)
+    assert not any(audit_program(program, 40, seed).missed for seed in range(4))
+    monkeypatch.setattr(audit, "_stirred", lambda *args: False)  # nothing else refutes them
+    assert any(audit_program(program, 40, seed).missed for seed in range(4))
+
+
+class Skewed(nn.Module):
+    """A view across digits: five features of three steps are read as three of five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu().reshape(x.shape[0], 5, 3))
+
+
+class Summed(Skewed):
+    """The same, summed over everything: no order counts, though the rule gives up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.a(x).relu().reshape(x.shape[0], 5, 3)
+        return self.b(seen.sum((1, 2))[:, None].expand(-1, 3))
+
+
+@pytest.mark.parametrize(("cls", "missed"), [(Skewed, False), (Summed, True)])
+def test_digits_that_do_not_fit_are_all_tried(cls: type[Skewed], missed: bool) -> None:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    found = audit_program(record(cls(), x), most=0)
+    assert found.tried == (1 if missed else 2)  # the columns of b do not fit either
+    assert bool(found.missed) is missed
+    assert found.doubtful == int(missed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from metanet.trace.experts import batched_experts
 
@@ -52,3 +53,37 @@ def test_a_config_that_refuses_is_left_as_it_is() -> None:
     part.config = Refusing()
     with batched_experts(part):
         assert part.config._experts_implementation == "eager"
+
+
+class Looping(nn.Module):
+    """One expert after the other, the last of which return what they get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_routed_experts, self.total_experts, self.act_fn = 3, 5, nn.SiLU()
+        self.gate_up_proj = nn.Parameter(torch.randn(5, 8, 6))
+        self.down_proj = nn.Parameter(torch.randn(3, 6, 4))
+        self.identity_expert = nn.Identity()
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        out = torch.zeros_like(hidden)
+        for token, row in enumerate(chosen):
+            for place, expert in enumerate(row.tolist()):
+                x = hidden[token]
+                if expert < self.num_routed_experts:
+                    gate, up = (self.gate_up_proj[expert] @ x).chunk(2)
+                    x = self.down_proj[expert] @ (self.act_fn(gate) * up)
+                out[token] += weights[token, place] * x
+        return out
+
+
+def test_experts_that_do_nothing_are_batched_as_well() -> None:
+    rng = torch.Generator().manual_seed(0)
+    part = Looping()
+    hidden, weights = torch.randn(7, 6, generator=rng), torch.rand(7, 2, generator=rng)
+    chosen = torch.stack([torch.randperm(5, generator=rng)[:2] for _ in range(7)])
+    expected = part(hidden, chosen, weights)
+    with batched_experts(nn.ModuleList([part])), torch.no_grad():
+        assert "forward" in vars(part)
+        torch.testing.assert_close(part(hidden, chosen, weights), expected)
+    assert "forward" not in vars(part)

@@ -29,7 +29,8 @@ class Value:
     indices: (the axis, which indices); what depends on the axis may differ from row to row.
     ``content`` has the entries of a small integer constant, ``dtype`` is the type if known, and
     ``alike`` lists axes along which all entries are equal because they are copies of one. No entry
-    is below ``least``, whatever the sizes of the inputs.
+    is below ``least``, whatever the sizes of the inputs. Along axis ``counts`` the entries are
+    0, 1, 2, …, and along all others they are copies.
     """
 
     axes: tuple[Expr, ...]
@@ -42,6 +43,7 @@ class Value:
     dtype: torch.dtype | None = field(default=None, compare=False)
     alike: frozenset[int] = field(default=frozenset(), compare=False)
     least: int | None = field(default=None, compare=False)
+    counts: int | None = field(default=None, compare=False)
 
     @property
     def seen(self) -> tuple[Expr, ...]:
@@ -91,6 +93,7 @@ class Context:
         self.activations: list[tuple[Expr, str]] = []
         self.residuals: list[tuple[Expr, Expr]] = []
         self.used: frozenset[int] = frozenset()
+        self.given: frozenset[int] = frozenset()  # sizes of the inputs
         self.tokens: dict[int, tuple[int, Value]] = {}  # the value is kept so that its id stays
 
     # ------------------------------------------------------------ for rules
@@ -205,6 +208,24 @@ class Context:
         if value is not None and value.origin is not None:
             self.roles.setdefault(value.origin[0], role)
             self.depths.setdefault(value.origin[0], depth)
+
+    def counted(self, value: Value, at: int, index: Value) -> bool:
+        """Whether ``index`` counts through all of axis ``at`` of a value, whatever the inputs.
+
+        A table that happens to be as long as an input is not read whole for longer ones.
+        """
+        if index.counts is None:
+            return False
+        size = length(value.axes[at])
+        chance = value.origin is not None and size in self.given
+        return length(index.axes[index.counts]) == size and not chance
+
+    def counted_axes(self, x: Value, used: Sequence[int], picked: Sequence[Value]
+                     ) -> dict[int, int]:
+        """Axes of ``x`` that indices count through → the axis of all indices together."""
+        rank = max(value.rank for value in picked)
+        return {i: v.counts + rank - v.rank for i, v in zip(used, picked, strict=True)
+                if v.counts is not None and self.counted(x, i, v)}
 
     def uses(self, output: int) -> bool:
         """Whether output number ``output`` of this operation is used by another."""

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from metanet.symmetry.factor import Expr, length
 from metanet.symmetry.rules.context import Context, Value
@@ -34,6 +38,13 @@ _ENTRYWISE = frozenset(f"aten.{name}" for name in (
     "__and__", "__or__",
 ))
 """Operations on masks that keep copies of one entry equal."""
+
+_COUNTED = 1 << 16
+"""Longest constant of which it is looked whether it counts."""
+
+_SAME_PLACES = frozenset(
+    {"to", "_to_copy", "clone", "contiguous", "detach", "alias", "lift_fresh_copy"})
+"""Operations whose output has the very same numbers, at the same places."""
 
 _ROWWISE = frozenset(f"aten.{name}" for name in (
     "mul", "add", "sub", "div", "relu", "silu", "gelu", "sigmoid", "tanh", "to", "contiguous",
@@ -61,6 +72,36 @@ def always(op: Op, inputs: Sequence[Value]) -> bool:
     return type(other) is int and (bound >= other if op.family == "aten.ge" else bound > other)
 
 
+def numbers_of(value: Tensor | None) -> tuple[int | None, int | None]:
+    """Of a constant that counts up along its only axis: from where, and that axis if from 0."""
+    if value is None or value.is_meta or value.dtype != torch.int64 or not value.numel() > 1:
+        return None, None
+    if value.numel() > _COUNTED or max(value.shape) != value.numel():
+        return None, None
+    start = int(value.flatten()[0])
+    if not torch.equal(value.flatten(), torch.arange(start, start + value.numel())):
+        return None, None
+    return start, None if start else value.shape.index(value.numel())
+
+
+def counting(op: Op, out: Value, inputs: Sequence[Value]) -> int | None:
+    """The axis along which the entries of an output still count from 0."""
+    if len(inputs) != 1 or inputs[0].counts is None:
+        return None
+    value, at = inputs[0], inputs[0].counts
+    name, size = op.family.removeprefix("aten."), length(inputs[0].axes[inputs[0].counts])
+    if name in _SAME_PLACES or (name == "slice" and value.shape == out.shape):
+        return at
+    if name == "unsqueeze":
+        dim = op.args[1] if len(op.args) > 1 else op.kwargs["dim"]
+        return at + int(dim % out.rank <= at)
+    if name in ("expand", "broadcast_to"):
+        return at + out.rank - value.rank
+    if name in ("view", "reshape") and prod(out.shape) == size and size in out.shape:
+        return out.shape.index(size)
+    return None
+
+
 def carried(op: Op, out: Any, inputs: Sequence[Value]) -> Any:
     """The output of an operation with the marks that its inputs pass on."""
     if not inputs:
@@ -72,6 +113,8 @@ def carried(op: Op, out: Any, inputs: Sequence[Value]) -> Any:
         return out
     if op.family in _MOVED and inputs[0].valued is not None:
         out = replace(out, valued=inputs[0].valued)
+    if (at := counting(op, out, inputs)) is not None:
+        out = replace(out, counts=at)
     if op.family in _ENTRYWISE and (alike := _alike(out, inputs)):
         out = replace(out, alike=alike)
     through = _through(op, out, inputs)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from metanet.symmetry.factor import Expr, length
+import torch
+
+from metanet.symmetry.factor import Expr, atoms, length
 from metanet.symmetry.rules.context import Context, Value
 from metanet.symmetry.rules.indices import pieces
 from metanet.symmetry.rules.masks import is_boolean, is_mask, read_masked, read_mixed
@@ -16,12 +19,31 @@ from metanet.symmetry.rules.registry import rule
 
 @rule("aten.embedding")
 def embedding(ctx: Context, weight: Value, index: Value, *args: Any, **kwargs: Any) -> Value:
-    """weight [V, C] read at index [...]: the vocabulary is frozen, C passes."""
-    ctx.freeze(weight.axes[0], "looked up by index")
+    """weight [V, C] read at index [...]: the vocabulary is frozen, C passes.
+
+    A table of which every row is read, in their order, is a matrix like others.
+    """
+    axes = list(index.axes)
+    if ctx.counted(weight, 0, index):
+        axes[index.counts or 0] = weight.axes[0]
+    else:
+        _freeze_from(ctx, weight.axes[0], index.least or 0)
     ctx.role(weight, "embedding", 0)
     ctx.weight(weight, (1,), (0,), index.depth, role="embedding")
     depth = index.depth + int(weight.origin is not None)
-    return Value((*index.axes, weight.axes[1]), depth=depth)
+    return Value((*axes, weight.axes[1]), depth=depth)
+
+
+def _freeze_from(ctx: Context, axis: Expr, least: int) -> None:
+    """Rows that are looked up; those in parts of a table before the first number never are."""
+    digits, start = atoms(axis), 0
+    parts = digits[0].blocks if len(digits) == 1 else None
+    if parts is None:
+        ctx.freeze(axis, "looked up by index")
+    for block in parts or ():
+        start += length(block)
+        if start > least:
+            ctx.freeze(block, "looked up by index")
 
 
 @rule("aten.index_select", "aten.take_along_dim")
@@ -41,26 +63,58 @@ def index(ctx: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     picked = [value for value in indices if value is not None]
     only = picked[0] if len(picked) == 1 else None
     if only is not None and is_mask(ctx, x, only, used[0]):
+        if (part := _known(ctx, x, used[0], only)) is not None:
+            return part
         return read_masked(ctx, x, only, used[0])
     if any(is_boolean(value) for value in picked):
         return read_mixed(ctx, x, indices)
     if len(ctx.shape) < x.rank - len(used):
         raise ctx.refuse("indices by mask")
-    if only is not None and only.content is not None and only.rank == 1:
-        part = pieces(ctx, x, used[0], only.content.tolist())
-        if part is not None:
-            return Value(tuple(part), depth=x.depth)
+    if only is not None and (part := _known(ctx, x, used[0], only)) is not None:
+        return part
     if only is not None and only.valued is not None and _readable(only, x.axes[used[0]]):
         return _read_by(ctx, x, used[0], only)
+    whole = ctx.counted_axes(x, used, picked)
     for i, value in zip(used, picked, strict=True):
-        ctx.freeze(x.axes[i], "read by index")
-        ctx.freeze_valued(value)
-    middle = broadcast(ctx, picked)
+        if i not in whole:
+            ctx.freeze(x.axes[i], "read by index")
+            ctx.freeze_valued(value)
+    middle = _places(ctx, x, used, picked, whole)
     adjacent = used == list(range(used[0], used[-1] + 1))
     rest = [axis for i, axis in enumerate(x.axes) if i not in used]
     at = used[0] if adjacent else 0
-    ctx.mix(x, used)
+    ctx.mix(x, [i for i in used if i not in whole])
     return Value((*rest[:at], *middle, *rest[at:]), depth=x.depth, valued=x.valued)
+
+
+def _known(ctx: Context, x: Value, at: int, index: Value) -> Value | None:
+    """An axis read by a constant vector of numbers, or a mask, if those are few ranges."""
+    if index.content is None or index.rank != 1:
+        return None
+    content = index.content
+    numbers = content.nonzero().flatten() if content.dtype == torch.bool else content
+    part = pieces(ctx, x, at, numbers.tolist())
+    return None if part is None else Value(tuple(part), depth=x.depth)
+
+
+def _places(ctx: Context, x: Value, used: Sequence[int], picked: Sequence[Value],
+            whole: Mapping[int, int]) -> list[Expr]:
+    """Axes of the places that are read: where an index counts, the axis that it counts through.
+
+    ``x[arange(n)[:, None], best]`` reads each of the n rows at places of its own.
+    """
+    shown = [replace(value, axes=tuple(() if value.counts == k else axis
+                                       for k, axis in enumerate(value.axes)))
+             if i in whole else value for i, value in zip(used, picked, strict=True)]
+    rank = max(value.rank for value in picked)
+    middle = broadcast(ctx, shown)
+    middle = [()] * (rank - len(middle)) + middle
+    for i, at in whole.items():
+        if length(middle[at]) == 1:
+            middle[at] = x.axes[i]
+        else:
+            ctx.tie(middle[at], x.axes[i])
+    return middle
 
 
 def _readable(index: Value, axis: Expr) -> bool:

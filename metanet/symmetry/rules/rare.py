@@ -169,6 +169,19 @@ def joined(ctx: Context, values: Sequence[Value]) -> list[Expr]:
     return axes
 
 
+@rule("aten.pad_sequence")
+def pad_sequence(ctx: Context, values: Sequence[Value], batch_first: bool = False, *args: Any,
+                 **kwargs: Any) -> list[Expr]:
+    """Tensors of several lengths (axis 0) under each other, filled up to the longest."""
+    for value in values:
+        ctx.freeze(value.axes[0], "filled up to one length")
+        ctx.mix(value, (0,))
+    for i in range(1, values[0].rank):
+        ctx.tie_all([value.axes[i] for value in values])
+    ends = [ctx.fixed(n, "filled up to one length") for n in ctx.shape[:2]]
+    return [*ends, *values[0].axes[1:]]
+
+
 @rule("aten.meshgrid")
 def meshgrid(ctx: Context, values: Sequence[Value], *args: Any, **kwargs: Any
              ) -> tuple[Value, ...]:
@@ -198,7 +211,8 @@ def masked_select(ctx: Context, x: Value, mask: Value) -> list[Expr]:
 
 
 @rule("aten.nonzero", "aten.argwhere", "aten.unique", "aten._unique2", "aten.unique_consecutive",
-      "aten.unique_dim", "aten.histc", "aten.bincount", "aten.msort", "aten.rot90", "aten.take",
+      "aten.unique_dim", "aten.where.default", "aten.nonzero_numpy", "aten.histc",
+      "aten.bincount", "aten.msort", "aten.rot90", "aten.take",
       "aten.renorm", "aten.stft", "aten.istft", "aten.affine_grid_generator",
       "aten.linalg_lstsq", "aten.trapezoid", "aten.cumulative_trapezoid")
 def listed(ctx: Context, x: Value, *args: Any, **kwargs: Any) -> Any:

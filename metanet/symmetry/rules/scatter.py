@@ -22,7 +22,10 @@ def masked_scatter(ctx: Context, x: Value, mask: Value, source: Value) -> list[E
 @rule("aten.index_put")
 def index_put(ctx: Context, x: Value, indices: Sequence[Value | None], values: Value,
               accumulate: bool = False) -> list[Expr]:
-    """``x[indices] = values``: indexed axes are frozen, the others meet those of the values."""
+    """``x[indices] = values``: indexed axes are frozen, the others meet those of the values.
+
+    An axis that is counted through is written row by row, each with values of its own.
+    """
     used = [i for i, value in enumerate(indices) if value is not None]
     picked = [value for value in indices if value is not None]
     if len(picked) == 1 and used == [0] and is_boolean(picked[0]):
@@ -33,24 +36,36 @@ def index_put(ctx: Context, x: Value, indices: Sequence[Value | None], values: V
         raise ctx.refuse("masks over several axes that are not the first")
     if used != list(range(used[0], used[-1] + 1)) or len(used) != len(picked):
         raise ctx.refuse("indices that are not next to each other")
+    rank = max(value.rank for value in picked)
+    whole = ctx.counted_axes(x, used, picked)
+    through = {at: x.axes[i] for i, at in whole.items()}
     for i in used:
-        ctx.freeze(x.axes[i], "written by index")
-    for value in picked:
-        for axis in value.axes:
-            ctx.freeze(axis, "order of writing")
+        if i not in whole:
+            ctx.freeze(x.axes[i], "written by index")
+    for i, value in zip(used, picked, strict=True):
+        for k, axis in enumerate(value.axes):
+            if not (i in whole and k == value.counts):
+                _written(ctx, axis, through.get(k + rank - value.rank))
     rest = x.axes[used[-1] + 1 :]
-    if len(rest) and values.rank and values.rank <= len(rest) + max(v.rank for v in picked):
+    if len(rest) and values.rank and values.rank <= len(rest) + rank:
         broadcast(ctx, [Value(tuple(rest)), Value(values.axes[-len(rest):])])
     front = values.axes[: max(values.rank - len(rest), 0)]
-    for axis in front:
-        ctx.freeze(axis, "order of writing")
-    if front:
-        ctx.mix(values, range(len(front)))
-    ctx.mix(x, used)
+    for k, axis in enumerate(front):
+        _written(ctx, axis, through.get(k + rank - len(front)))
+    ctx.mix(values, [k for k in range(len(front)) if k + rank - len(front) not in through])
+    ctx.mix(x, [i for i in used if i not in whole])
     if used[0] > 0:
         for axis in x.axes[: used[0]]:
             ctx.freeze(axis, "written by index")
     return list(x.axes)
+
+
+def _written(ctx: Context, axis: Expr, through: Expr | None) -> None:
+    """An axis of what is written: that of the rows it is written to, or the order of writing."""
+    if through is None:
+        ctx.freeze(axis, "order of writing")
+    elif length(axis) > 1:
+        ctx.tie(axis, through)
 
 
 @rule("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")

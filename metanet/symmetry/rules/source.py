@@ -47,4 +47,6 @@ def numbered(ctx: Context, *args: Any, **kwargs: Any) -> Value:
     ints = [arg for arg in args if type(arg) is int]
     if ctx.op is None or ctx.op.family != "aten.arange" or len(ints) < len(args) or len(ints) > 2:
         return Value(axes)
-    return Value(axes, least=ints[0] if len(ints) == 2 else 0)  # counts up from there
+    start = ints[0] if len(ints) == 2 else 0
+    whole = ctx.shape[0] > 1 and start == 0
+    return Value(axes, least=start, counts=0 if whole else None)
