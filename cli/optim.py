@@ -49,8 +49,10 @@ def train(
     with sink.progress("meta-training"):
         net = training.run(60 * minutes if minutes else None, sink.say)
     document = {"out": out, "net": out / NET, "hash": net.hash, **net.about}
-    sink.result(document, [f"{net.about['outer_steps']} of {plan.steps} outer steps, meta-loss "
-                           f"{net.about['meta_loss']:.4f}, net {safe(out / NET)}"])
+    loss = net.about["meta_loss"]
+    told = "not begun" if loss is None else f"meta-loss {loss:.4f}"
+    sink.result(document, [f"{net.about['outer_steps']} of {plan.steps} outer steps, {told}, net "
+                           f"{safe(out / NET)}"])
 
 
 def bench(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from metanet.checkpoint.names import printable
 from metanet.checkpoint.write import atomic
 from metanet.errors import ZooError
 
@@ -60,10 +61,19 @@ class Card:
         return replace(self, complete=complete)
 
     def write(self, folder: Path) -> None:
-        """Write ``zoo.json`` atomically; the same bytes for the same card."""
+        """Write ``zoo.json`` atomically; the same bytes for the same card.
+
+        Raises:
+            ZooError: if a text in it is no Unicode.
+        """
         text = json.dumps(self.to_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ZooError(f"the card of the zoo holds {printable(error.object[error.start])!r}, "
+                           "which is no text; give licence and sources as plain text") from None
         with atomic(folder / FILE) as handle:
-            handle.write(text.encode("utf-8"))
+            handle.write(data)
 
     @classmethod
     def read(cls, folder: Path) -> Card:

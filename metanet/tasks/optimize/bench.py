@@ -86,12 +86,12 @@ def _claim(options: Options) -> None:
     path = options.out / "plan.json"
     if path.exists():
         told, now = json.loads(path.read_text(encoding="utf-8")), json.loads(plan)
-        shared = set(told["nets"]) & set(now["nets"])
-        if (told["version"], told["steps"]) != (now["version"], now["steps"]) or any(
-                told["nets"][k] != now["nets"][k] for k in shared):
-            raise MetanetError(f"{printable(str(options.out))}: holds results of other nets or "
-                               "another size; name another folder")
-        plan = json.dumps({**now, "nets": {**told["nets"], **now["nets"]}}, sort_keys=True)
+        nets = told.get("nets")
+        if not isinstance(nets, dict) or any(nets.get(k, v) != v for k, v in now["nets"].items()) \
+                or (told.get("version"), told.get("steps")) != (now["version"], now["steps"]):
+            raise MetanetError(f"{printable(str(options.out))}: holds other results, of other nets "
+                               "or another size; name another folder")
+        plan = json.dumps({**now, "nets": {**nets, **now["nets"]}}, sort_keys=True)
     options.out.mkdir(parents=True, exist_ok=True)
     _write(path, plan)
 

@@ -74,6 +74,8 @@ class Recipe:
             raise MetanetError(f"truncation {self.truncation} and horizon {list(self.horizon)} "
                                "must rise")
         positive = (self.steps, self.pairs, self.sigma, self.lr, self.floor, *self.reparam)
+        if not 0 <= self.seed < 2**50:
+            raise MetanetError(f"seed {self.seed} must be a whole number from 0 to 2^50")
         if not tasks or min(positive) <= 0 or self.reparam[0] > self.reparam[1]:
             raise MetanetError("steps, pairs, sigma, lr, floor and reparam must be positive, and "
                                "reparam must rise")

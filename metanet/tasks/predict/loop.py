@@ -57,6 +57,10 @@ class Plan:
     smooth: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < 1e6:  # not a number is not in between either
+            raise MetanetError(f"a step size (lr) of {self.lr:g} makes no training; try 0.001")
+
     def rate(self, done: float) -> float:
         """Step size when this share of the training is over: warm-up, then a cosine to zero."""
         return self.lr * min(done / self.warmup if self.warmup else 1.0, 1.0) \
