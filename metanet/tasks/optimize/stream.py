@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metanet.tasks.optimize.pools import IN, OUT, Pools
 from metanet.tasks.optimize.rule import (
     CLIP,
     GATE,
@@ -98,7 +99,23 @@ class Stream:
         self.first = torch.ones(h + 1, size, device=device)
         self.second = torch.ones(h + 1, size, device=device)
         self.last = torch.empty(2, size, device=device)
-        self.blocks = tuple(_blocks(self.layout.sizes, size))
+        self.columns = [self._grid(i) for i in range(len(self.layout.sizes))]
+        self.blocks = tuple(_blocks(self.layout.sizes, self.columns, size))
+
+    def _grid(self, i: int) -> int:
+        """Columns of tensor ``i`` where each row has one neuron on the out side and each column
+        one on the in side, so that their values can be laid out row by row; else 0."""
+        shape, size = self.layout.shapes[i], self.layout.sizes[i]
+        if len(shape) < 2 or not size or size // shape[0] > BLOCK:
+            return 0
+        part = slice(self.layout.starts[i], self.layout.starts[i] + size)
+        for pools in (self.tables.own, self.tables.shared):
+            if pools is not None:
+                out, inside = pools.ids[:, part].view(2, shape[0], -1)
+                if not (torch.equal(out, out[:, :1].expand_as(out))
+                        and torch.equal(inside, inside[:1].expand_as(inside))):
+                    return 0
+        return size // shape[0]
 
     def propose(self, b: Buffers) -> Proposal:
         """The net's direction and length; ``b`` has seen the gradient. Overwrites ``b.raw``."""
@@ -120,7 +137,7 @@ class Stream:
         for start, stop, tensor in self.blocks:
             part = scales[:, tensor:tensor + 1] if tensor is not None else \
                 scales.index_select(1, self.owner[start:stop])
-            self._fill(b, start, stop, part, own, shared, tensor is None)
+            self._fill(b, (start, stop, tensor), part, own, shared)
             w1 = self.w1
             if tensor is not None:  # one scale per feature goes into the matrix
                 w1 = w1.clone()
@@ -140,24 +157,37 @@ class Stream:
         return shared_table(self.net.spec, self.tables.shared, b.square[None], mean[None],
                             fast[None], slow[None], b.rows[:1])[0]
 
-    def _fill(self, b: Buffers, start: int, stop: int, scales: Tensor, own: Tensor,
-              shared: Tensor | None, several: bool) -> None:
+    def _fill(self, b: Buffers, block: tuple[int, int, int | None], scales: Tensor, own: Tensor,
+              shared: Tensor | None) -> None:
         """Features of a block; of several tensors, the directions are scaled here."""
+        start, stop, tensor = block
         x, k = self.features[:, :stop - start], len(b.rows)
         rows, inverse = b.rows[:, start:stop], b.inverse[start:stop]
         torch.mul(rows, scales[:k], out=x[:k])
         torch.mul(rows[1:], inverse, out=x[k:2 * k - 1])
-        if several:
+        if tensor is None:
             x[k:2 * k - 1].mul_(scales[k:2 * k - 1])
         at = 2 * k - 1
         torch.mul(inverse, scales[at], out=x[at]).add_(1).reciprocal_()
-        for side, ids in enumerate(self.tables.own.ids):
-            torch.index_select(own[side], 0, ids[start:stop], out=x[at + 1 + side])
-        if shared is not None and self.tables.shared is not None:
-            for side, ids in enumerate(self.tables.shared.ids):
-                for row in range(3):
-                    torch.index_select(shared[row], 0, ids[start:stop],
-                                       out=x[at + 3 + 3 * side + row])
+        for side in (OUT, IN):
+            self._ends(own[side:side + 1], self.tables.own, side, block, x[at + 1 + side:])
+            if shared is not None and self.tables.shared is not None:
+                self._ends(shared, self.tables.shared, side, block, x[at + 3 + 3 * side:])
+
+    def _ends(self, table: Tensor, pools: Pools, side: int, block: tuple[int, int, int | None],
+              out: Tensor) -> None:
+        """Values ``[k, S]`` of the neurons at one side of a block's entries, into k rows."""
+        start, stop, tensor = block
+        c = self.columns[tensor] if tensor is not None else 0
+        ids = pools.ids[side, start:stop]
+        if c:
+            few = table.index_select(1, ids[::c] if side == OUT else ids[:c])
+            few = few[:, :, None] if side == OUT else few[:, None]
+        for row in range(len(table)):
+            if c:
+                out[row].view(-1, c).copy_(few[row])
+            else:
+                torch.index_select(table[row], 0, ids, out=out[row])
 
     def _answer(self, b: Buffers, start: int, stop: int, w1: Tensor, fix: Tensor) -> None:
         """The net on the features of a block."""
@@ -172,16 +202,19 @@ class Stream:
         torch.mul(b.adam[start:stop], gate, out=out).add_(summand[1].clamp_(-CLIP, CLIP))
 
 
-def _blocks(sizes: tuple[int, ...], most: int) -> Iterator[tuple[int, int, int | None]]:
-    """(start, stop, tensor): pieces of one tensor, or None and several whole small ones."""
+def _blocks(sizes: tuple[int, ...], columns: list[int], most: int
+            ) -> Iterator[tuple[int, int, int | None]]:
+    """(start, stop, tensor): pieces of one tensor, of whole rows where it has columns, or None and
+    several whole small ones."""
     at, first, inside = 0, 0, []  # type: ignore[var-annotated]
     for i, size in enumerate(sizes):
         if at + size - first > most and at > first:
             yield first, at, inside[0] if len(inside) == 1 else None
             first, inside = at, []
+        piece = most - most % columns[i] if columns[i] else most
         while size > most:
-            yield at, at + most, i
-            at, size = at + most, size - most
+            yield at, at + piece, i
+            at, size = at + piece, size - piece
             first = at
         if size:
             inside.append(i)
