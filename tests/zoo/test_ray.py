@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,10 +55,10 @@ def test_a_running_cluster_is_used(tmp_path: Path) -> None:
     """As ``ray start --head`` and then ``metanet zoo build --engine ray`` elsewhere."""
     recipe, out = tmp_path / "tiny.yaml", tmp_path / "out"
     recipe.write_text("base: inr-digits\nfit: {steps: 4}\nviews: 1\nn: 16\n", encoding="utf-8")
-    port = 6388
+    port, short = 6388, tempfile.mkdtemp(prefix="ray")  # sockets want short paths
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
-         f"--port={port}", "--include-dashboard=false", f"--temp-dir={tmp_path / 'ray'}"],
+         f"--port={port}", "--include-dashboard=false", f"--temp-dir={short}"],
         stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         time.sleep(10)
@@ -69,5 +71,6 @@ def test_a_running_cluster_is_used(tmp_path: Path) -> None:
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         head.wait(30)
+        shutil.rmtree(short, ignore_errors=True)
     build(str(recipe), tmp_path / "local", workers=1)
     assert Zoo.open(out).digest() == Zoo.open(tmp_path / "local").digest()
