@@ -24,12 +24,12 @@ from metanet.errors import MetanetError
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_twenty_kills(name: str) -> None:
-    assert "of 20 killed, resumed to the same weights" in kill_many(name, 20)
+    assert kill_many(name, 20).startswith("20 kills, resumed to the same weights")
 
 
 @pytest.mark.parametrize("name", ["convert", "pull", "optim train"])
 def test_a_few_kills(name: str) -> None:
-    assert "resumed" in kill_many(name, 3)
+    assert kill_many(name, 2).startswith("2 kills, resumed to the same weights")
 
 
 def convert_more(folder: Path) -> None:

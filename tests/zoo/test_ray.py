@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,27 +51,39 @@ def test_a_build_has_the_bytes_of_a_local_one(cluster, tmp_path: Path) -> None: 
     assert Zoo.open(tmp_path / "ray").digest() == Zoo.open(tmp_path / "local").digest()
 
 
+def wait_for(port: int) -> None:
+    """Until something listens there."""
+    end = time.monotonic() + 90
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_a_running_cluster_is_used(tmp_path: Path) -> None:
     """As ``ray start --head`` and then ``metanet zoo build --engine ray`` elsewhere."""
     recipe, out = tmp_path / "tiny.yaml", tmp_path / "out"
     recipe.write_text("base: inr-digits\nfit: {steps: 4}\nviews: 1\nn: 16\n", encoding="utf-8")
     port, short = 6388, tempfile.mkdtemp(prefix="ray")  # sockets want short paths
+    here = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
          f"--port={port}", "--include-dashboard=false", f"--temp-dir={short}"],
-        stdout=subprocess.DEVNULL, start_new_session=True)
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=here)
     try:
-        time.sleep(10)
+        wait_for(port)
         done = subprocess.run(
             [sys.executable, "-m", "metanet", "zoo", "build", str(recipe), "-o", str(out),
-             "--engine", "ray"], env={**os.environ, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+             "--engine", "ray"], env={**here, "RAY_ADDRESS": f"127.0.0.1:{port}"},
             capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == 0, done.stderr
-        assert head.poll() is None
+        assert "existing Ray cluster" in done.stderr
     finally:
         os.killpg(head.pid, signal.SIGTERM)
-        head.wait(30)
+        head.wait(90)
         shutil.rmtree(short, ignore_errors=True)
     build(str(recipe), tmp_path / "local", workers=1)
     assert Zoo.open(out).digest() == Zoo.open(tmp_path / "local").digest()
