@@ -27,10 +27,10 @@ def standard(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 class Race:
-    """CPU seconds of a process, less those that scoring took."""
+    """CPU seconds of a process since its first batch, less those that scoring took."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.off = seconds, 0.0
+        self.seconds, self.off, self.start = seconds, 0.0, 0.0
         self.points: list[dict[str, float]] = []
         self.best = -1.0
 
@@ -41,6 +41,7 @@ class Race:
     def batches(self, n: int, size: int) -> Iterator[tuple[Array, float]]:
         """Rows in a new order every epoch, and epochs so far, until the time is over."""
         rng, seen = np.random.default_rng(0), 0
+        self.off = self.start = time.process_time()
         while True:
             order = rng.permutation(n)
             for i in range(0, n - size + 1, size):
@@ -59,7 +60,8 @@ class Race:
         val = accuracy("val")
         test = accuracy("test") if val > self.best else self.points[-1]["test"]
         self.best = max(self.best, val)
-        self.points.append({"seconds": seconds, "epochs": epochs, "val": val, "test": test})
+        self.points.append({"seconds": seconds, "epochs": epochs, "val": val, "test": test,
+                            "start": self.start})
         self.off += time.process_time() - start
 
     def torch(self, net: Any, optimiser: Any, logits: Callable[[str, Array], Any],

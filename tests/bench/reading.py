@@ -55,6 +55,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         np.savez(data, **arrays(options.zoo))
+        print("| system | accuracy at a quarter | a half | all of the time | epochs | start s |\n"
+              "|---|---|---|---|---|---|")
         for title, name, checkout in SYSTEMS:
             if options.only in title:
                 command = _command(name, checkout, data, options)
@@ -97,7 +99,8 @@ def line(title: str, points: list[dict[str, float]]) -> str:
     end = points[-1]["seconds"]
     marks = [[p for p in points if p["seconds"] <= share * end + 1e-9] for share in (.25, .5, 1)]
     cells = [f"{m[-1]['test']:.3f}" if m else "-" for m in marks]
-    return f"| {title} | {' | '.join(cells)} | {points[-1]['epochs']:.1f} |"
+    last = points[-1]
+    return f"| {title} | {' | '.join(cells)} | {last['epochs']:.1f} | {last['start']:.0f} |"
 
 
 # ------------------------------------------------------------ the members, and our side

@@ -62,6 +62,9 @@ def main() -> None:
                  for i in range(0, len(y), BATCH)]
         return float((np.concatenate(found)[:len(y)] == y).mean())
 
+    first = members("train", np.arange(BATCH))
+    jax.block_until_ready((step(theta, state, first, arrays["train/y"][:BATCH]),
+                           apply(theta, first)))  # compiled before the clock starts
     epochs = 0.0
     for rows, epochs in race.batches(len(arrays["train/y"]), BATCH):
         theta, state = step(theta, state, members("train", rows), arrays["train/y"][rows])

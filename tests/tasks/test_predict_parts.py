@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 
 from metanet.errors import MetanetError, ZooError
 from metanet.tasks.predict import MetanetClassifier, MetanetRegressor, metrics
-from metanet.tasks.predict.data import ACCURACY, LABEL, Cut, Goal, load, load_folds
+from metanet.tasks.predict.data import ACCURACY, LABEL, Cut, Goal, as_files, load, load_folds
 from metanet.tasks.predict.loop import Plan, train
 from metanet.tasks.predict.rows import ROWS, Budget, neural
 from metanet.tasks.predict.table import Scored, summarise
@@ -34,14 +34,11 @@ def test_parts_share_nothing_and_hold_last_checkpoints() -> None:
     assert not {h for h in found.hyper if h.split("=")[0] in ("seed", "run", "family")}
 
 
-def test_all_checkpoints_of_a_run_stay_together() -> None:
-    few, many = task("mixed"), load(zoo("mixed"), ACCURACY, every=True)
-    assert many.census["members"] == 2 * few.census["members"], "the start is left out"
-    runs = [set(part.info["config.run"].tolist()) for part in many.parts.values()]
-    assert sum(map(len, runs)) == len(set().union(*runs))
-    assert max(map(len, many.parts.values())) > max(map(len, few.parts.values()))
-    assert Scored.of(many.parts["train"]).clusters is not None
-    assert Scored.of(few.parts["train"]).clusters is None
+def test_files_do_not_name_their_activation() -> None:
+    found = as_files(task("mixed"))
+    context = torch.cat([part.context for part in found.parts.values()])
+    assert set(context.flatten().tolist()) == {0.5} and context.shape[1] == len(found.kinds) == 2
+    assert as_files(task("net")).parts["test"].context.shape[1] == 0
 
 
 def test_views_of_an_image_stay_together() -> None:

@@ -117,8 +117,7 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
     for board in suite.boards:
         zoo = _zoo(board, options, say)
         for number, cut in enumerate(board.cuts):
-            tasks = _freed(load_folds(zoo, board.goal, cut, limit=options.limit,
-                                      every=board.every))
+            tasks = _freed(load_folds(zoo, board.goal, cut, limit=options.limit))
             tests: dict[str, Part] = {}
             census = {cut.name: dict(tasks[0].census)}
             if number == 0 and board.wild and options.wild and not options.quick:

@@ -118,10 +118,12 @@ def _judged(rows: Mapping[str, Mapping[str, Any]], where: str) -> list[str]:
 
 
 def _line(what: str, test: Mapping[str, Any], held: Callable[[Mapping[str, Any]], bool]) -> str:
+    told = f"{test['difference']:+.3f} {_interval(test['low'], test['high'])}"
+    if held(test):
+        return f"- {what}: held, {told}."
     half = (test["high"] - test["low"]) / 2
-    return (f"- {what}: {'held' if held(test) else 'missed'}, {test['difference']:+.3f} "
-            f"{_interval(test['low'], test['high'])}; with so few members a difference below about "
-            f"{half:.2f} cannot be told from none.")
+    return (f"- {what}: missed, {told}; with so few members a difference below about {half:.2f} "
+            "cannot be told from none.")
 
 
 def _flags(document: Mapping[str, Any]) -> list[str]:

@@ -165,7 +165,7 @@ class Task:
 
 
 def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: int | None = None,
-         name: str | None = None, every: bool = False) -> Task:
+         name: str | None = None) -> Task:
     """Members of a zoo (the last checkpoint of each run) in four parts that share nothing.
 
     Args:
@@ -175,23 +175,22 @@ def load(zoo: Zoo, goal: Goal, cut: Cut | None = None, *, seed: int = 0, limit: 
         seed: of the split.
         limit: members to take, at most (the first in a random order).
         name: of the task; by default that of the zoo's folder.
-        every: take all checkpoints but the start; those of one run stay in one part.
 
     Raises:
         ZooError: if the zoo has no such column, no space, or too few members for four parts.
     """
-    return next(_tasks(zoo, goal, cut or Cut(), seed, limit, name, every))
+    return next(_tasks(zoo, goal, cut or Cut(), seed, limit, name))
 
 
-def load_folds(zoo: Zoo, goal: Goal, cut: Cut, *, seed: int = 0, limit: int | None = None,
-               every: bool = False) -> tuple[Task, ...]:
+def load_folds(zoo: Zoo, goal: Goal, cut: Cut, *, seed: int = 0, limit: int | None = None
+               ) -> tuple[Task, ...]:
     """As :func:`load`, one task for each fold of the split; a single one where it has no folds."""
-    return tuple(_tasks(zoo, goal, cut, seed, limit, None, every))
+    return tuple(_tasks(zoo, goal, cut, seed, limit, None))
 
 
-def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None,
-           every: bool) -> Iterator[Task]:
-    found, census = _usable(zoo, goal, every)
+def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None
+           ) -> Iterator[Task]:
+    found, census = _usable(zoo, goal)
     if limit is not None and limit < len(found):
         found = np.sort(np.random.default_rng(seed).permutation(found)[:limit])
     table = zoo.query().arrays(list(zoo.columns))
@@ -209,13 +208,13 @@ def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: s
                    hyper, classes, kinds_of(everything.info))
 
 
-def _usable(zoo: Zoo, goal: Goal, every: bool) -> tuple[Array, dict[str, int]]:
-    """Places (in the order of the zoo) of last (or all) checkpoints with a sound target."""
+def _usable(zoo: Zoo, goal: Goal) -> tuple[Array, dict[str, int]]:
+    """Places (in the order of the zoo) of last checkpoints with a sound target."""
     if goal.column not in zoo.columns:
         raise ZooError(f"{zoo.path}: has no column {goal.column}; there are "
                        f"{', '.join(zoo.columns)}")
     found = zoo.query()
-    parents = set() if every else {p for p in found["parent"].tolist() if p is not None}
+    parents = {p for p in found["parent"].tolist() if p is not None}
     last = np.array([i not in parents for i in found.ids]) & ~(found["step"] == 0)
     y = found[goal.column].astype(np.float64)
     finite = np.isfinite(y)
@@ -304,6 +303,18 @@ def contexts(info: Mapping[str, Array]) -> Float[Tensor, "N a"]:
     found = np.array([[str(v) == kind for kind in kinds] for v in info[_ACTIVATION].tolist()]
                      if kinds else np.zeros((n, 0)), np.float32)
     return torch.from_numpy(found)
+
+
+def unnamed(n: int, kinds: Sequence[str]) -> Float[Tensor, "N a"]:
+    """The context of files, which do not name their activation: each is as likely."""
+    return torch.full((n, len(kinds)), 1 / max(len(kinds), 1))
+
+
+def as_files(task: Task) -> Task:
+    """The task as files show it: what they do not name, no part does."""
+    parts = {name: replace(part, context=unnamed(len(part), task.kinds))
+             for name, part in task.parts.items()}
+    return replace(task, parts=parts)
 
 
 def kinds_of(info: Mapping[str, Array]) -> tuple[str, ...]:

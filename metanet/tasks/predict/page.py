@@ -86,7 +86,8 @@ def _stage(document: Mapping[str, Any], stage: str, split: str, out: Path) -> Se
     blocks += _attribution(rows)
     census = document["census"].get(stage, {})
     parts = ", ".join(f"{k} {v}" for k, v in census.get("parts", {}).items())
-    return Section(f"{stage}: {split}", f"{rows[0]['n']} members are scored. Parts: {parts}.",
+    title = stage if stage.endswith(split) else f"{stage}: {split}"
+    return Section(title, f"{rows[0]['n']} members are scored. Parts: {parts}.",
                    blocks)
 
 
@@ -151,10 +152,11 @@ def _against(fits: Mapping[str, Mapping[str, Any]], split: str, seen: Mapping[st
         return [Heading("Predicted against true"), predicted(panels)]
     blocks: list[Block] = [Heading("Calibration"), calibration(panels)]
     if seen.get("pictures"):
-        said = panels[min(1, len(panels) - 1)][1].argmax(1)
+        name, found, _ = panels[chosen.index("flagship-q") if "flagship-q" in chosen else 0]
+        said = found.argmax(1)
         titles = [f"{said[i]} → {true[i]}" for i in range(len(seen["pictures"]))]
-        blocks += [Heading(f"What some networks show, and what {panels[min(1, len(panels) - 1)][0]}"
-                           " says"), gallery(np.array(seen["pictures"]), titles)]
+        blocks += [Heading(f"What some networks show, and what {name} says"),
+                   gallery(np.array(seen["pictures"]), titles)]
     return blocks
 
 

@@ -18,7 +18,7 @@ from metanet.checkpoint.names import natural_key, printable
 from metanet.errors import CheckpointError, MetanetError
 from metanet.graph import WeightBatch
 from metanet.symmetry import WeightSpace
-from metanet.tasks.predict.data import Array, Cut, Goal, Part, Task
+from metanet.tasks.predict.data import Array, Cut, Goal, Part, Task, unnamed
 from metanet.tasks.predict.normal import Normal
 from metanet.tasks.predict.rows.base import Budget, row
 from metanet.tasks.predict.rows.neural import Model, larger
@@ -93,7 +93,7 @@ class Predictor:
         """Predictions for members of the space, in order."""
         n, goal = len(batch), self.task.goal
         part = Part(tuple(map(str, range(n))), batch, np.zeros(n), np.zeros(n),
-                    np.zeros((n, 0)), self._context(n))
+                    np.zeros((n, 0)), unnamed(n, self.task.kinds))
         found, far = self.model(part), self.distance(batch)
         labels = list(names) or list(part.ids)
         return [self._one(labels[i], found[i], float(far[i]), goal) for i in range(n)]
@@ -101,11 +101,6 @@ class Predictor:
     def distance(self, batch: WeightBatch) -> Array:
         """What the flag compares with its threshold: blind to signs and scales of the space."""
         return self.familiar.distance(Normal(larger(self.task))(batch))
-
-    def _context(self, n: int) -> torch.Tensor:
-        """Where activations differ: files do not name theirs, so each is as likely."""
-        k = len(self.task.kinds)
-        return torch.full((n, k), 1 / k) if k else torch.zeros(n, 0)
 
     def _one(self, name: str, found: Any, far: float, goal: Goal) -> Prediction:
         strange = not far <= self.familiar.threshold

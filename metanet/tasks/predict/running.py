@@ -16,7 +16,17 @@ from metanet.errors import MetanetError
 from metanet.graph import WeightBatch
 from metanet.tasks.predict import metrics
 from metanet.tasks.predict.attribution import attribution
-from metanet.tasks.predict.data import ACCURACY, LABEL, LOSS, Cut, Goal, Part, Task, load
+from metanet.tasks.predict.data import (
+    ACCURACY,
+    LABEL,
+    LOSS,
+    Cut,
+    Goal,
+    Part,
+    Task,
+    as_files,
+    load,
+)
 from metanet.tasks.predict.loop import LOG, STATE, Plan, start_processes
 from metanet.tasks.predict.normal import Normal
 from metanet.tasks.predict.predictor import Predictor
@@ -50,7 +60,7 @@ def train_run(task: Task, model: str, out: Path, *, plan: Plan | None = None,
     """Train, or go on where a run was stopped, and store the predictor.
 
     Args:
-        task: with members.
+        task: with members; activations that it names are hidden, as files do not name theirs.
         model: name of a row that learns a reader.
         out: folder of the run.
         plan: of the training; the setting's step size where it is not given.
@@ -70,6 +80,7 @@ def train_run(task: Task, model: str, out: Path, *, plan: Plan | None = None,
     if found.make is None:
         raise MetanetError(f"the row {model!r} has no reader to store; it runs in `metanet bench`. "
                            f"Readers are {', '.join(learnable())}")
+    task = as_files(task)
     chosen, size = dict(setting or found.settings[0]), budget or Budget()
     plan = plan or Plan(epochs=size.epochs, batch_size=size.batch_size, patience=size.patience,
                         lr=chosen["lr"])
@@ -167,7 +178,7 @@ def evaluate_run(run: Path, zoo: Any, *, limit: int | None = None) -> dict[str, 
         run / "plan.json").exists() else {}
     cut = Cut(**{**plan["cut"], "test": tuple(plan["cut"]["test"]) if plan["cut"]["test"]
                  else None}) if "cut" in plan else Cut()
-    task = load(zoo, told.goal, cut, limit=limit)
+    task = as_files(load(zoo, told.goal, cut, limit=limit))
     if task.space != told.space:
         raise MetanetError(f"{zoo.path}: its members have another space than the predictor reads")
     return evaluated(predictor, task)

@@ -14,7 +14,7 @@ from metanet.tasks.predict.data import Array, Part, Task
 from metanet.tasks.predict.rows.base import ROWS
 
 AGAINST = ("statistics", "norm-line")
-_CLUSTERS = ("repo", "config.run")
+_CLUSTERS = "repo"
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,9 @@ class Scored:
 
     @classmethod
     def of(cls, part: Part) -> Scored:
-        """A part: members of one repository, or checkpoints of one run, are a cluster."""
-        for key in _CLUSTERS:
-            names = part.info[key].astype(str) if key in part.info else np.zeros(0)
-            if (key == "repo" and len(names)) or 0 < len(set(names.tolist())) < len(names):
-                return cls(part.y, part.strata, names)
-        return cls(part.y, part.strata)
+        """A part: members of one repository are a cluster."""
+        return cls(part.y, part.strata, part.info[_CLUSTERS].astype(str)
+                   if _CLUSTERS in part.info else None)
 
     @classmethod
     def together(cls, many: Sequence[Scored]) -> Scored:
