@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from metanet.errors import MetanetError
-from metanet.tasks.optimize import LearnedOptimizer, Net, fresh
+from metanet.tasks.optimize import LearnedOptimizer, Net, Spec, fresh
 from metanet.tasks.optimize.guard import Guard
 from metanet.tasks.optimize.spec import LOG_MOST
 
@@ -249,12 +249,24 @@ def test_step_is_never_much_longer_than_adams() -> None:
     assert 0 < float(p.detach().square().mean().sqrt()) <= float(most)
 
 
+@pytest.mark.parametrize("name", ["default", "context"])
+def test_shipped_nets_train_quicker_than_adam(name: str) -> None:
+    ends = []
+    for learned in (True, False):
+        model = net()
+        optimizer = LearnedOptimizer(model, name) if learned else \
+            torch.optim.AdamW(model.parameters())
+        ends.append(losses(model, 60, optimizer)[-1])
+    assert ends[0] < ends[1] / 2
+
+
 def test_files(tmp_path: Path) -> None:
     made = rule("context")
     made.save(tmp_path / "a.safetensors")
     found = Net.load(tmp_path / "a.safetensors")
     assert found.hash == made.hash
     assert rule("context", seed=9).hash != made.hash
+    assert Net(Spec("context", width=9), made.theta).hash != made.hash
     (tmp_path / "b.safetensors").write_bytes(b"no")
     with pytest.raises(MetanetError, match="cannot be read"):
         Net.load(tmp_path / "b.safetensors")

@@ -176,6 +176,7 @@ def test_resumed_training_is_the_same(estimator: str, tmp_path: Path) -> None:
     stored = Net.load(tmp_path / "b" / "net.safetensors")
     assert stored.hash == whole.hash
     assert stored.about["trained"]
+    assert stored.spec.width == 64
     lines = (tmp_path / "b" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     assert (tmp_path / "b" / "meta_loss.svg").read_bytes().startswith(b"<?xml")

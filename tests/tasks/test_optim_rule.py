@@ -135,6 +135,20 @@ def test_stream_is_the_rule(spec: Spec, block: int, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(got.double(), want, rtol=2e-3, atol=float(want.abs().max()) * 2e-4)
 
 
+@pytest.mark.parametrize("kind", ["element", "context"])
+def test_steps_on_wider_matrices_are_shorter(kind: str) -> None:
+    """A net of width 3: a matrix of 6 columns moves half as far, one of 3 columns as before."""
+    space = WeightSpace.parse("space v1\ngroup a = S(4)\nx: a 6!\ny: 3! a\nz: a 3!\nb: a\n")
+    layout, free = layout_of(space), Spec(kind)
+    bound, theta = Spec(kind, width=3), random_theta(free)
+    p, gradients = random_history(free, layout)
+    changes = [layout.named(run(spec, theta, Tables.of(spec, layout, space), p, gradients))
+               for spec in (free, bound)]
+    factors = {name: changes[1][name] / changes[0][name] for name in layout.names}
+    for name, factor in {"x": 1 / 2, "y": 3 / 4, "z": 1, "b": 1}.items():
+        torch.testing.assert_close(factors[name], torch.full_like(factors[name], factor))
+
+
 def test_rule_can_be_differentiated() -> None:
     space = WeightSpace.parse(TEXTS["mlp"])
     layout, spec = layout_of(space), Spec("context")

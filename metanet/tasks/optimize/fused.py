@@ -136,7 +136,8 @@ class Fused:
         length = (sums[5] * fixes[0] ** 2 + TINY).sqrt()
         part = Layout(tuple(self.layout.names[i] for i in busy),
                       tuple(self.layout.shapes[i] for i in busy))
-        log = scale(self.scale, part, rms[None], mean[None], fixes[None], length[None])[0]
+        log = scale(self.net.spec, self.scale, part, rms[None], mean[None],
+                    fixes[None], length[None])[0]
         scales = torch.cat([1 / rms, fixes, (mean + TINY).sqrt()[None]])
         raws, ends = [], []
         for at, i in enumerate(busy):

@@ -96,7 +96,7 @@ def settle(told: Sequence[Sequence[float]], guard: Guard | None, plain: bool = F
     for i, (length, own, log, along) in enumerate(told):
         fine = isfinite(length + own + log) and own > 0
         factor = (1.0 if plain else BASE * length / own * exp(
-            max(-LOG_MOST, min(log, LOG_MOST)))) if fine else 0.0
+            min(log, LOG_MOST))) if fine else 0.0
         if guard is not None and not (fine and along >= 0 and guard.learned) and length > 0:
             guard.replaced += 1
             bad.append(i)

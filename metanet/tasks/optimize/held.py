@@ -12,5 +12,8 @@ HELD: dict[str, Unseen] = {item.task.name: item for item in (
     Unseen(Task("held-text", "tiny-shakespeare", 20, lambda: Characters(65, 24, 2, 2, 20), "next",
                 16), 200, 2.7),
     Unseen(Task("held-vit", "mnist", 8, lambda: Patches(1, 8, 4, 24, 2, 1)), 200, 0.8),
+    Unseen(Task("held-wide", "mnist", 20, lambda: mlp(400, (160, 160), 10)), 200, 0.3),
+    Unseen(Task("held-wide-cifar", "cifar10", 12, lambda: mlp(432, (96, 96), 10, "gelu")), 200,
+           1.8),
     Unseen(Task("held-siren", "mnist", 20, lambda: Siren(24, 2), "image", 128), 200, 0.1),
 )}

@@ -50,6 +50,17 @@ class Layout:
         return sum(self.sizes)
 
     @cached_property
+    def widths(self) -> tuple[float, ...]:
+        """Entries that one output of each tensor reads: all axes but the first; of a vector 0."""
+        return tuple(size / shape[0] if len(shape) > 1 and size else 0.0
+                     for size, shape in zip(self.sizes, self.shapes, strict=True))
+
+    @property
+    def width(self) -> int:
+        """The largest of ``widths``."""
+        return int(max(self.widths, default=0.0))
+
+    @cached_property
     def owner(self) -> Tensor:
         """Number of the tensor that each entry belongs to, ``[n]`` int64."""
         return torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))

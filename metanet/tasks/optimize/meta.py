@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import cos, isfinite, pi
 from pathlib import Path
 from statistics import median
@@ -68,9 +68,9 @@ class Training:
     def _start(self, spec: Spec, workers: list[Worker]) -> tuple[Spec, Tensor]:
         structured = workers[0].structured
         if structured is None:
-            return spec, spec.start(self.recipe.seed)
-        spec = Spec(spec.kind, spec.hidden, spec.depth, spec.base, structured.space.digest)
-        return spec, flat_weights(structured.module)
+            widths = [worker.layout.width for worker in workers]
+            return replace(spec, width=max(widths)), spec.start(self.recipe.seed)
+        return replace(spec, space=structured.space.digest), flat_weights(structured.module)
 
     def _claim(self, force: bool) -> None:
         path = self.out / RUN

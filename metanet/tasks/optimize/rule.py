@@ -107,7 +107,8 @@ def update(spec: Spec, theta: Float[Tensor, "R m"], tables: Tables, p: Float[Ten
     length = (layout.mean(adam * adam) + TINY).sqrt()
     own_length = (layout.mean(raw * raw) + TINY).sqrt()
     told = tables.shared.tensors(shared) if shared is not None and spec.messages else None
-    factor = BASE * length / own_length * scale(w, layout, rms, mean, fixes, length, told).exp()
+    factor = BASE * length / own_length * scale(
+        spec, w, layout, rms, mean, fixes, length, told).exp()
     return raw * layout.spread(factor)
 
 
@@ -147,20 +148,25 @@ def shared_table(spec: Spec, pools: Pools, square: Tensor, mean: Tensor, adam: T
     return torch.stack([(both + 1e-4).log() / 3, (long + 1e-4).log() / 3, shrinks], 1)
 
 
-def scale(w: dict[str, Tensor], layout: Layout, rms: Tensor, mean: Tensor,
+def scale(spec: Spec, w: dict[str, Tensor], layout: Layout, rms: Tensor, mean: Tensor,
           fixes: Tensor, length: Tensor, told: Tensor | None = None) -> Float[Tensor, "R T"]:
     """Logarithm of the factor on the length of Adam's step, per tensor.
 
     From the size of the parameters, the length of Adam's direction, how much of the gradient
     survives averaging (three spans), the number of entries, whether it is a vector, and what is
-    ``told`` of its neurons ``[R, c, T]``.
+    ``told`` of its neurons ``[R, c, T]``. On matrices wider than those that the net was trained
+    on, less in proportion.
     """
     known = tensor_facts(layout, rms).expand(len(rms), -1, -1)
     survives = rms[:, 2:] * fixes / (mean + TINY).sqrt()[:, None]
     features = torch.cat([(rms[:, :1] + 1e-4).log() / 3, (length + 1e-4).log()[:, None],
                           (survives + 1e-4).log(), known, *([] if told is None else [told])], 1)
     hidden = torch.relu(w["s1"] @ features + w["c1"])
-    return (w["s2"] @ hidden + w["c2"])[:, 0].clamp(-LOG_MOST, LOG_MOST)
+    found = (w["s2"] @ hidden + w["c2"])[:, 0].clamp(-LOG_MOST, LOG_MOST)
+    if not spec.width:
+        return found
+    wide = [log(max(width / spec.width, 1.0)) for width in layout.widths]
+    return found - torch.tensor(wide, dtype=found.dtype, device=found.device)
 
 
 def tensor_facts(layout: Layout, like: Tensor) -> Float[Tensor, "1 2 T"]:

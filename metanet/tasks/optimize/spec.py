@@ -46,6 +46,8 @@ class Spec:
         design: what ``context`` reads of a neuron: 1, how large v is over what enters it and over
             what leaves it, and how steady its gradients are; 2, how steady they are over a short
             and over a long span, and whether its weights grow; read also by the net of lengths.
+        width: of the widest matrix that it was trained on (entries that one output reads); steps
+            on wider ones shrink in proportion (after arXiv 2203.03466 and 2406.00153). 0: never.
     """
 
     kind: str = "element"
@@ -54,6 +56,7 @@ class Spec:
     base: str = "adam"
     space: str = ""
     design: int = 1
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -139,8 +142,10 @@ class Net:
 
     @cached_property
     def hash(self) -> str:
-        """Hex sha256 of description and weights."""
-        digest = hashlib.sha256(json.dumps(asdict(self.spec), sort_keys=True).encode())
+        """Hex sha256 of description and weights; what has its usual value is not told, so that
+        options can be added."""
+        told = {k: v for k, v in asdict(self.spec).items() if v != getattr(Spec, k)}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         digest.update(self.theta.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()
 

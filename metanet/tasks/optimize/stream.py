@@ -133,7 +133,8 @@ class Stream:
         shared = self._shared(b, mean, fixes)
         told = self.tables.shared.tensors(shared[None]) \
             if shared is not None and self.tables.shared and self.net.spec.messages else None
-        log = scale(self.scale, layout, rms[None], mean[None], fixes[None], length[None], told)[0]
+        log = scale(self.net.spec, self.scale, layout, rms[None], mean[None],
+                    fixes[None], length[None], told)[0]
         for start, stop, tensor in self.blocks:
             part = scales[:, tensor:tensor + 1] if tensor is not None else \
                 scales.index_select(1, self.owner[start:stop])
