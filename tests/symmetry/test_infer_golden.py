@@ -75,7 +75,7 @@ def test_meta_of_embeddings() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [
-    "gpt2", "llama", "neox", "phi3", "opt", "bert", "t5", "mixtral", "falcon"])
+    "gpt2", "llama", "qwen3", "neox", "phi3", "opt", "bert", "t5", "mixtral", "falcon", "mamba"])
 def test_transformers(name: str) -> None:
     prepare_torchvision()
     import transformers as t
@@ -88,6 +88,10 @@ def test_transformers(name: str) -> None:
             eos_token_id=0)),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(
             **llama, num_attention_heads=6, num_key_value_heads=2, head_dim=8)),
+        "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(
+            **llama, num_attention_heads=6, num_key_value_heads=2, head_dim=8)),
+        "mamba": lambda: t.MambaForCausalLM(t.MambaConfig(
+            **base, hidden_size=24, state_size=4, num_hidden_layers=1, time_step_rank=2)),
         "neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**llama, num_attention_heads=3)),
         "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(
             **llama, num_attention_heads=3, num_key_value_heads=3, pad_token_id=0,
@@ -113,6 +117,10 @@ def test_transformers(name: str) -> None:
     expected = {
         "gpt2": s(24, 3, 3, 96, 96) + s(8, 8, 8, 8, over=(3,)),
         "llama": s(24, 2, 2, 40, 40) + s(3, 3, 8, 8, over=(2,)),
+        # One norm for the queries of all heads and one for the keys: rotation pins both anyway.
+        "qwen3": s(24, 2, 2, 40, 40) + s(3, 3, 8, 8, over=(2,)),
+        # The stream, the inner channels, the state of each channel, the rank of the time step.
+        "mamba": s(24, 48, 4, 2),
         "neox": s(24, 3, 3, 40, 40) + s(6, 6, 8, 8, over=(3,)),
         "phi3": s(24, 3, 3, 40, 40) + s(8, 8, over=(3,)),
         "opt": s(24, 3, 3, 40, 40) + s(8, 8, 8, 8, over=(3,)),
