@@ -17,6 +17,7 @@ from . import (
     distance,
     doctor,
     explain,
+    fold,
     graph,
     inspect,
     merge,
@@ -46,7 +47,7 @@ app = typer.Typer(
 for _panel, _verbs in {
     "Start here": (demo.demo,),
     "See": (inspect.inspect, explain.explain, graph.graph, doctor.doctor),
-    "Write": (convert.convert, permute.permute, pull.pull),
+    "Write": (convert.convert, fold.fold, permute.permute, pull.pull),
     "Two models": (align.align, barrier.barrier, distance.distance, related.related,
                    merge.merge),
     "Many models": (predict.predict, train.train, train.evaluate, bench.bench, bench.report),

@@ -31,6 +31,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "doctor": ("metanet doctor", "metanet doctor net.pt"),
     "convert": ("metanet convert net.pt -o net.safetensors",),
+    "fold": ("metanet fold a.safetensors --arch gpt.py:net -o a1.safetensors --save-spec gpt.space",
+             "metanet align a1.safetensors b1.safetensors --spec gpt.space -o b.alignment"),
     "permute": ("metanet permute net.safetensors --arch mlp --seed 7 -o twin.safetensors",),
     "pull": (
         "metanet pull hf://org/zoo -o zoo",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metanet.errors import SpaceMismatch, SymmetryError
-from metanet.symmetry.kinds import PERMUTING
+from metanet.symmetry.kinds import PERMUTING, ROTATING
 from metanet.symmetry.layout import Block
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _uses_values(element: GroupElement, blocks: Sequence[Block]) -> bool:
     digits = [digit for block in blocks for digit in block.digits if digit.label is not None]
     for digit in digits:
         kind = element.space.group(str(digit.label)).kind
-        if kind not in PERMUTING and kind != "fixed":
+        if kind not in PERMUTING and kind not in ROTATING and kind != "fixed":
             raise SymmetryError(f"the action of kind {kind!r} is not defined yet "
                                 f"(group {digit.label!r})")
     return any(digit.label in element.values and digit.exponent for digit in digits)
@@ -98,11 +98,26 @@ def _uses_values(element: GroupElement, blocks: Sequence[Block]) -> bool:
 
 def _scale(view: Tensor, block: Block, element: GroupElement, lead: int) -> Tensor:
     for position, digit in enumerate(block.digits):
-        if digit.label in element.values and digit.exponent:
+        if digit.label not in element.values or not digit.exponent:
+            continue
+        if element.space.group(digit.label).kind in ROTATING:
+            turn = torch.from_numpy(element.values[digit.label])
+            view = turned(view.double(), turn, [lead + b for b in digit.bases], lead + position)
+        else:
             value = torch.from_numpy(element.values[digit.label] ** digit.exponent)
             places = [lead + i for i in (*digit.bases, position)]
             view = view * spread(value, places, view).to(view)
     return view
+
+
+def turned(view: Tensor, matrices: Tensor, bases: Sequence[int], position: int) -> Tensor:
+    """``out[b, i] = sum over j of matrices[b, i, j] view[b, j]`` with the axes anywhere."""
+    front = list(range(len(bases) + 1))
+    moved = view.movedim([*bases, position], front)
+    n = matrices.shape[-1]
+    rows = moved.reshape(matrices.shape[:-2].numel(), n, -1)
+    found = matrices.reshape(-1, n, n).to(view) @ rows
+    return found.reshape(moved.shape).movedim(front, [*bases, position])
 
 
 def spread(values: Tensor, places: Sequence[int], view: Tensor) -> Tensor:

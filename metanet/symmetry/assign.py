@@ -1,4 +1,4 @@
-"""Best permutations of a family of groups, given their gains: nested assignment."""
+"""Best permutations and rotations of a family of groups, given their gains: nested assignment."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import linear_sum_assignment
 
 from metanet.symmetry.gains import Gains
+from metanet.symmetry.kinds import ROTATING
+from metanet.symmetry.rotations import procrustes
 
 Rows = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Solved:
-    """The best assignment of one group for one pair of rows, and those of its members."""
+    """The best assignment of one group for one pair of rows, and those of its members.
+
+    ``value`` holds signs, or the matrix of a group that turns (its table stays in order).
+    """
 
     node: Gains
     at: Rows
     table: Int64[np.ndarray, "n"]
-    sign: Float64[np.ndarray, "n"]
+    value: Float64[np.ndarray, "*n"]
     gain: float
     members: tuple[_Solved, ...]
 
@@ -45,6 +50,9 @@ def assign(
 def _solve(node: Gains, held: Rows, rows_a: Rows, rows_b: Rows) -> _Solved:
     n = node.group.size
     where: tuple[int | slice, ...] = (*held, *rows_a, slice(None), *rows_b, slice(None))
+    if node.group.kind in ROTATING:
+        turn, worth = procrustes(node.group.kind, node.plain[where])
+        return _Solved(node, _place(node, held, rows_a), np.arange(n), turn, worth, ())
     odd = node.odd[where]
     gain = node.plain[where] + np.abs(odd)
     below: dict[tuple[int, int], tuple[_Solved, ...]] = {}
@@ -82,7 +90,7 @@ def _write(
 ) -> None:
     label = solved.node.group.label
     tables[label][solved.at] = solved.table
-    if solved.node.group.kind == "signed":
-        values[label][solved.at] = solved.sign
+    if solved.node.group.kind == "signed" or solved.node.group.kind in ROTATING:
+        values[label][solved.at] = solved.value
     for member in solved.members:
         _write(member, tables, values)

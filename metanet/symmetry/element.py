@@ -1,7 +1,8 @@
-"""GroupElement: one permutation table per group, with values for signed and positive groups.
+"""GroupElement: one permutation table per group, with values for all kinds but S.
 
 Convention (card `weight-space`, "Action"): ``new[i] = value[i]**e * old[table[i]]``, and the
-digits of the *output* index choose the row of a fibred table.
+digits of the *output* index choose the row of a fibred table. Values of the kinds O, O1 and SO are
+orthogonal matrices, their tables do not move: ``new[i] = sum over j of value[i, j] * old[j]``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from jaxtyping import Float64, Int64
 
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.symmetry.group import Group
-from metanet.symmetry.kinds import PERMUTING
+from metanet.symmetry.kinds import PERMUTING, ROTATING
+from metanet.symmetry.rotations import checked_rotations, random_rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from metanet.symmetry.space import WeightSpace
 
 Table = Int64[np.ndarray, "*over n"]
-Values = Float64[np.ndarray, "*over n"]
+Values = Float64[np.ndarray, "*shape"]
 
 
 class GroupElement:
@@ -31,7 +33,8 @@ class GroupElement:
     Args:
         space: the space that it acts on.
         tables: group label → table of shape ``[*sizes of over, n]``; absent groups do not move.
-        values: group label → values of the same shape, for signed (±1) and positive (> 0) groups.
+        values: group label → values of the same shape, for signed (±1) and positive (> 0) groups;
+            matrices ``[*sizes of over, n, n]`` for groups of kinds O, O1 and SO.
 
     Raises:
         SymmetryError: if a table is no permutation or a value is outside its kind.
@@ -52,7 +55,7 @@ class GroupElement:
             table = tables.pop(group.label, None)
             value = values.pop(group.label, None)
             self.tables[group.label] = _checked_table(group, shape, table)
-            if group.kind in ("signed", "positive"):
+            if group.kind in ("signed", "positive") or group.kind in ROTATING:
                 self.values[group.label] = _checked_values(group, shape, value)
             elif value is not None:
                 raise SymmetryError(f"group {group.label!r} of kind {group.kind} takes no values")
@@ -84,7 +87,10 @@ class GroupElement:
             rows = self.base_rows(group)
             first = other.tables[theirs].reshape(-1, group.size)[rows]
             tables[mine] = np.take_along_axis(first, self.tables[mine], axis=-1)
-            if mine in self.values:
+            if group.kind in ROTATING:
+                turned = other.values[theirs].reshape(-1, group.size, group.size)[rows]
+                values[mine] = self.values[mine] @ turned
+            elif mine in self.values:
                 carried = other.values[theirs].reshape(-1, group.size)[rows]
                 moved = np.take_along_axis(carried, self.tables[mine], axis=-1)
                 values[mine] = self.values[mine] * moved
@@ -99,7 +105,12 @@ class GroupElement:
             undone = np.empty_like(table)
             undone[rows] = np.argsort(table, axis=-1)
             tables[label] = undone.reshape(self.tables[label].shape)
-            if label in self.values:
+            if group.kind in ROTATING:
+                turns = self.values[label].reshape(-1, group.size, group.size)
+                back = np.empty_like(turns)
+                back[rows] = turns.swapaxes(-1, -2)
+                values[label] = back.reshape(self.values[label].shape)
+            elif label in self.values:
                 value = np.empty_like(self.values[label].reshape(-1, group.size))
                 own = self.values[label].reshape(-1, group.size)
                 value[rows] = 1.0 / np.take_along_axis(own, np.argsort(table, axis=-1), axis=-1)
@@ -107,13 +118,16 @@ class GroupElement:
         return GroupElement(self.space, tables, values)
 
     def is_identity(self) -> bool:
-        """Whether nothing moves and no value differs from 1."""
-        still = all((t == np.arange(t.shape[-1])).all() for t in self.tables.values())
-        return bool(still and all((v == 1).all() for v in self.values.values()))
+        """Whether nothing moves, no value differs from 1 and no matrix from the identity."""
+        return self == identity(self.space)
 
     def moved(self) -> dict[str, float]:
-        """Share of the neurons of each group that an element moves."""
-        return {k: float((t != np.arange(t.shape[-1])).mean()) for k, t in self.tables.items()}
+        """Share of the neurons of each group that an element moves or turns."""
+        found = {k: float((t != np.arange(t.shape[-1])).mean()) for k, t in self.tables.items()}
+        for label, value in self.values.items():
+            if self.space.group(label).kind in ROTATING:
+                found[label] = float((value != np.eye(value.shape[-1])).any(-1).mean())
+        return found
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GroupElement) or self.space != other.space:
@@ -173,10 +187,15 @@ def identity(space: WeightSpace) -> GroupElement:
 
 
 def random(space: WeightSpace, seed: int = 0) -> GroupElement:
-    """Uniform permutations, fair signs, and positive scales of log-normal size (sigma 0.5)."""
+    """Uniform permutations and rotations, fair signs, log-normal scales (sigma 0.5)."""
     rng = np.random.default_rng(seed)
     tables, values = {}, {}
     for group in space.groups:
+        if group.kind in ROTATING:
+            rows = np.prod(table_shape(space, group)[:-1], dtype=int)
+            turns = [random_rotation(group.kind, group.size, rng) for _ in range(rows)]
+            values[group.label] = np.stack(turns).reshape(*table_shape(space, group), group.size)
+            continue
         if group.kind not in PERMUTING:
             raise SymmetryError(f"no random element for group {group.label!r}: the action of kind "
                                 f"{group.kind!r} is not defined yet")
@@ -204,9 +223,9 @@ def _checked_table(group: Group, shape: tuple[int, ...], table: Table | None) ->
     still = np.broadcast_to(np.arange(group.size), shape)
     if table is None:
         return still.copy()
-    if group.kind not in PERMUTING:
-        raise SymmetryError(f"group {group.label!r} of kind {group.kind} takes no table")
     table = np.asarray(table)
+    if group.kind not in PERMUTING and not np.array_equal(table, still):
+        raise SymmetryError(f"group {group.label!r} of kind {group.kind} takes no table")
     if table.shape != shape or not np.array_equal(np.sort(table, axis=-1), still):
         raise SymmetryError(f"the table of {group.label!r} is not one permutation of "
                             f"{group.size} per row of shape {shape}; its shape is {table.shape}")
@@ -214,6 +233,8 @@ def _checked_table(group: Group, shape: tuple[int, ...], table: Table | None) ->
 
 
 def _checked_values(group: Group, shape: tuple[int, ...], value: Values | None) -> Values:
+    if group.kind in ROTATING:
+        return checked_rotations(group.label, group.kind, shape, value)
     if value is None:
         return np.ones(shape)
     value = np.asarray(value, dtype=np.float64)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metanet.symmetry.action import gather, spread
+from metanet.symmetry.action import gather, spread, turned
 from metanet.symmetry.group import Group
 from metanet.symmetry.layout import Block, Digit
 from metanet.symmetry.space import WeightSpace
@@ -64,7 +64,7 @@ def collect(
         root: the group.
         pair: tensors of ``a`` and of ``b`` that count.
         tables: of the current element.
-        values: signs of the current element.
+        values: signs and matrices of the current element.
         settled: if given, only blocks whose other groups are all among these labels count.
 
     Where one group stands several times in a tensor, each place is taken with the others held.
@@ -150,7 +150,10 @@ def moved_view(
     for p, digit in enumerate(digits):
         if digit.label is not None and digit.label in values and digit.exponent % 2:
             value = torch.from_numpy(values[digit.label]).to(view.dtype)
-            view = view * spread(value, [*digit.bases, p], view)
+            if value.ndim == len(digit.bases) + 2:
+                view = turned(view, value, digit.bases, p)
+            else:
+                view = view * spread(value, [*digit.bases, p], view)
     return view
 
 

@@ -1,18 +1,22 @@
 """Kinds of groups and their meet (card `weight-space`, "Kinds").
 
 ``S`` permutations; ``signed`` and ``positive`` permutations with signs or positive scales;
-``O`` and ``GL`` orthogonal and general linear maps; ``rope`` one complex scalar per pair;
-``fixed`` the trivial group.
+``O`` and ``GL`` orthogonal and general linear maps; ``O1`` the orthogonal maps that keep the
+vector of ones, which is what a LayerNorm leaves of ``O`` (it takes the mean away); ``SO`` rotations
+without reflections, which is what rotary positions leave of a pair; ``rope`` one complex scalar per
+pair; ``fixed`` the trivial group.
 """
 
 from __future__ import annotations
 
-KINDS = ("S", "signed", "positive", "O", "GL", "rope", "fixed")
+KINDS = ("S", "signed", "positive", "O", "O1", "SO", "GL", "rope", "fixed")
 
 # What lies at or below each kind, greatest first.
 _BELOW = {
-    "GL": ("GL", "O", "positive", "rope", "signed", "S", "fixed"),
-    "O": ("O", "signed", "S", "fixed"),
+    "GL": ("GL", "O", "positive", "rope", "O1", "SO", "signed", "S", "fixed"),
+    "O": ("O", "O1", "SO", "signed", "S", "fixed"),
+    "O1": ("O1", "S", "fixed"),
+    "SO": ("SO", "fixed"),
     "signed": ("signed", "S", "fixed"),
     "positive": ("positive", "S", "fixed"),
     "S": ("S", "fixed"),
@@ -22,6 +26,9 @@ _BELOW = {
 
 PERMUTING = frozenset({"S", "signed", "positive"})
 """Kinds whose element is a permutation table, with values for all but ``S``."""
+
+ROTATING = frozenset({"O", "O1", "SO"})
+"""Kinds whose element is an orthogonal matrix."""
 
 
 def meet(a: str, b: str) -> str:
@@ -40,8 +47,8 @@ def normal_exponent(kind: str, exponent: int) -> int | None:
         return 1
     if kind == "signed":
         return exponent % 2
-    if kind in ("O", "GL"):
+    if kind in ROTATING or kind == "GL":
         if exponent not in (-1, 0, 1):
             return None
-        return abs(exponent) if kind == "O" else exponent
+        return exponent if kind == "GL" else abs(exponent)
     return exponent

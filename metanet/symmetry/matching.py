@@ -1,9 +1,9 @@
 """Weight matching: the element that brings one checkpoint closest to another, and the distance.
 
 Coordinate descent on the sum over tensors of ``<a, g b>`` (Ainsworth et al., "Git Re-Basin", ICLR
-2023), for any space: fibred groups by nested assignment, signs by the sign of the gain. Gains are
-summed in float64, and an assignment is kept unless another is better by more than the rounding of
-the products, so the objective never falls.
+2023), for any space: fibred groups by nested assignment, signs by the sign of the gain, rotations
+by orthogonal Procrustes. Gains are summed in float64, and an assignment is kept unless another is
+better by more than the rounding of the products, so the objective never falls.
 
 Running statistics take no part in objective or distance (they follow their neurons); nor do
 integer tensors. An alias counts once. Groups of kind positive are permuted, not rescaled.
@@ -11,7 +11,7 @@ integer tensors. An alias counts once. Groups of kind positive are permuted, not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,10 +26,10 @@ from metanet.symmetry.element import GroupElement
 from metanet.symmetry.gains import Gains, family, moved_view
 from metanet.symmetry.group import Group
 from metanet.symmetry.inputs import Weights, tensors_of
-from metanet.symmetry.kinds import PERMUTING
+from metanet.symmetry.kinds import PERMUTING, ROTATING
 from metanet.symmetry.remembered import Memory
 from metanet.symmetry.space import WeightSpace
-from metanet.symmetry.starts import grown_start, random_start
+from metanet.symmetry.starts import grown_start, kicked_start
 
 # What a step must gain, as a share of the norms: above the rounding of the products.
 _EPS = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -45,7 +45,7 @@ class Match:
     ``element.apply(b)`` is aligned to ``a``. ``objective`` is the sum over tensors of
     ``<a, element b>``; ``history`` its value at the start and after each sweep of the best run;
     ``objectives`` the end of every run: from ``init``, or from the identity and from the fixed
-    axes; then the random restarts.
+    axes; then the restarts.
     ``converged`` says that the last sweep changed nothing.
     """
 
@@ -114,10 +114,11 @@ def match(
     Args:
         a: the reference: tensors, a checkpoint or a module.
         b: what is moved.
-        space: the space of both; its groups are of kinds S, signed, positive and fixed.
+        space: the space of both; its groups permute (S, signed, positive), turn (O, O1, SO)
+            or are fixed.
         init: where the first run starts; by default there are two, from the identity and from
             an element that is grown from the fixed axes.
-        restarts: all but the first start at random elements.
+        restarts: all but the first start at the best element so far, a fifth of it drawn anew.
         seed: for the random starts and the order of the groups in them.
         max_sweeps: sweeps over all groups per run.
         dtype: of the products: float64, or float32 (by default, where no tensor is float64); sums
@@ -131,8 +132,9 @@ def match(
         raise SymmetryError(f"restarts ({restarts}) and max_sweeps ({max_sweeps}) are at least 1")
     if init is not None and init.space != space:
         raise SpaceMismatch("init is an element of another space")
-    if init is not None and any(bool((np.abs(v) != 1).any()) for v in init.values.values()):
-        raise SymmetryError("init must not rescale: matching moves neurons and signs only")
+    if init is not None and any(bool((v != 1).any()) for k, v in init.values.items()
+                                if space.group(k).kind == "positive"):
+        raise SymmetryError("init must not rescale: matching permutes, signs and turns")
     if dtype not in (None, *_EPS):
         raise SymmetryError(f"dtype is float32 or float64, not {dtype}")
     problem = _Problem(space, tensors_of(a), tensors_of(b), dtype)
@@ -143,9 +145,8 @@ def match(
         runs.append(runs[0] if same else _Run(problem, grown, None, max_sweeps))
     for number in range(1, restarts):
         rng = np.random.default_rng([seed, number])
-        runs.append(_Run(problem, random_start(space, rng), rng, max_sweeps))
-    best = max(runs, key=lambda run: run.objective)
-    element = GroupElement(space, best.tables, best.values)
+        runs.append(_Run(problem, kicked_start(_best(space, runs)[1], rng), rng, max_sweeps))
+    best, element = _best(space, runs)
     return Match(
         element=element,
         objective=best.objective,
@@ -155,6 +156,11 @@ def match(
         objectives=tuple(run.objective for run in runs),
         _problem=problem,
     )
+
+
+def _best(space: WeightSpace, runs: Sequence[_Run]) -> tuple[_Run, GroupElement]:
+    best = max(runs, key=lambda run: run.objective)
+    return best, GroupElement(space, best.tables, best.values)
 
 
 def distance(a: Weights, b: Weights, space: WeightSpace, **options: object) -> Distance:
@@ -201,10 +207,10 @@ class _Problem:
         self, space: WeightSpace, a: Mapping[str, Tensor], b: Mapping[str, Tensor],
         dtype: torch.dtype | None,
     ) -> None:
-        other = [str(g) for g in space.groups if g.kind not in PERMUTING]
+        other = [str(g) for g in space.groups if g.kind not in PERMUTING | ROTATING]
         if other:
-            raise SymmetryError(f"group {other[0]} cannot be matched: only the kinds S, signed "
-                                f"and positive are permutations")
+            raise SymmetryError(f"group {other[0]} cannot be matched: only groups that permute "
+                                f"(S, signed, positive) or turn (O, O1, SO) are")
         for tensors in (a, b):
             check(space, tensors)
         self.space = space
@@ -321,7 +327,8 @@ class _Run:
         if self.memory.lone(group):
             return self._accept(group, *assign(gains, self.tables, self.values), gains)
         largest = float((np.abs(gains.plain) + np.abs(gains.odd)).max(initial=0.0))
-        for pull in (0.0, *_PULLS) if problem.coupled(group) else (0.0,):
+        pulled = problem.coupled(group) and group.kind not in ROTATING
+        for pull in (0.0, *_PULLS) if pulled else (0.0,):
             stay = self.tables[group.label][..., None]
             kept = np.take_along_axis(gains.plain, stay, -1)
             np.put_along_axis(gains.plain, stay, kept + pull * largest, -1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metanet.symmetry.gains import Gains, collect, family, moved_view
 from metanet.symmetry.group import Group
+from metanet.symmetry.kinds import ROTATING
 from metanet.symmetry.layout import Block
 from metanet.symmetry.space import WeightSpace
 
@@ -53,8 +54,9 @@ class Memory:
         self._lone = {g.label: self._is_lone(g) for g in space.groups}
 
     def _is_lone(self, group: Group) -> bool:
-        """No signs, no fibres, at most one place per block: its gain is linear and plain."""
-        signed = {g.label for g in self.space.groups if g.kind == "signed"}
+        """No signs or turns, no fibres, one place per block: its gain is linear and plain."""
+        signed = {g.label for g in self.space.groups
+                  if g.kind == "signed" or g.kind in ROTATING}
         return not group.over and len(family(self.space, group)) == 1 and all(
             block.labels.count(group.label) == 1 and signed.isdisjoint(block.labels)
             for block, _ in self.places[group.label])

@@ -49,15 +49,7 @@ def spots(program: Program, space: WeightSpace) -> list[Spot]:
                           if name not in program.aliases], found.values)
     emitter = Emitter(found)
     inferred = emitter.space()
-    if [(g.kind, g.size, g.copies) for g in inferred.groups] != [
-            (g.kind, g.size, g.copies) for g in space.groups]:
-        raise SpaceMismatch(
-            f"the network that was recorded has {len(inferred.groups)} groups and the space "
-            f"{len(space.groups)}, or other ones: activations can be told apart by group only in "
-            "the space that was inferred from this very network"
-        )
-    names = {mine.label: theirs.label for mine, theirs
-             in zip(inferred.normal_groups, space.normal_groups, strict=True)}
+    names = _names(inferred, space)
     writes, reads = _ends(program)
     made = {op.out.index: at for at, op in enumerate(program.ops)}
     result = []
@@ -71,6 +63,25 @@ def spots(program: Program, space: WeightSpace) -> list[Spot]:
     contracted = _contracted(found, program, result, writes)
     return sorted((s for s in result if s.side == "write" or (s.value, s.label) in contracted),
                   key=lambda s: (s.at, s.side))
+
+
+def _names(inferred: WeightSpace, space: WeightSpace) -> dict[str, str]:
+    """Labels of the program's own space -> those of the given one, of equal labels or else order.
+
+    By labels kinds may differ: where gains are folded, groups that permuted may turn.
+    """
+    own = {g.label: (g.size, g.copies) for g in inferred.normal_groups}
+    if own.items() <= {g.label: (g.size, g.copies) for g in space.normal_groups}.items():
+        return {label: label for label in own}
+    if [(g.kind, g.size, g.copies) for g in inferred.groups] != [
+            (g.kind, g.size, g.copies) for g in space.groups]:
+        raise SpaceMismatch(
+            f"the network that was recorded has {len(inferred.groups)} groups and the space "
+            f"{len(space.groups)}, or other ones: activations can be told apart by group only in "
+            "the space that was inferred from this very network"
+        )
+    return {mine.label: theirs.label for mine, theirs
+            in zip(inferred.normal_groups, space.normal_groups, strict=True)}
 
 
 def mixing(program: Program) -> list[int]:

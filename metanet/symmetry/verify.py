@@ -21,9 +21,11 @@ from metanet.symmetry.action import act
 from metanet.symmetry.element import GroupElement, table_shape
 from metanet.symmetry.group import Group
 from metanet.symmetry.infer import record
+from metanet.symmetry.kinds import ROTATING
 from metanet.symmetry.narrow import trivial
 from metanet.symmetry.randomise import fill, inputs
 from metanet.symmetry.rerun import Rerun
+from metanet.symmetry.rotations import random_rotation
 from metanet.symmetry.rules.source import CHECKS
 from metanet.symmetry.space import WeightSpace
 from metanet.trace.program import Call, Op, Program, substitute_leaves
@@ -267,8 +269,12 @@ class Trial:
         return count > 0 and self.error(state) <= _SILENT
 
     def _cycle(self, group: Group) -> GroupElement:
-        """One step of every index of a group."""
+        """One step of every index of a group; a random turn of one that turns."""
         shape = table_shape(self.space, group)
+        if group.kind in ROTATING:
+            turn = random_rotation(group.kind, group.size, np.random.default_rng(0))
+            return GroupElement(self.space, values={
+                group.label: np.broadcast_to(turn, (*shape, group.size))})
         table = np.broadcast_to(np.roll(np.arange(group.size), 1), shape).copy()
         values = {}
         if group.kind in ("signed", "positive"):

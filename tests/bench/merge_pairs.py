@@ -8,8 +8,12 @@ every table. Trained nets are kept in ``--nets`` so that a run that was cut goes
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +23,15 @@ from metanet.zoo.data import load
 from torch import Tensor, nn
 
 import metanet
-from metanet.tasks.merge import Runner, Samples
-from metanet.trace.archs.resnet import CifarResNet, Widths
+from metanet.tasks.merge import Runner, Samples, repair
+from metanet.tasks.merge.repair import mix
+from metanet.tasks.merge.scores import scored
 from tests.bench.merge import MLP, flat, midpoint, mnist, summary, train
-from tests.bench.merge_gpt import CONTEXT, GPT, GPTS, gpt_pair, text
+from tests.bench.merge_gpt import GPTS, SIZES, gpt_tables, kept
 from tests.bench.merge_planted import planted_table
+from tests.bench.resnet20 import resnet20
 
 State = dict[str, Tensor]
-Row = dict[str, tuple[float, float]]
-
-
-def kept(path: Path, make: Callable[[], State]) -> State:
-    """A trained net, made once."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metanet.checkpoint.write_safetensors(make(), path)
-    return metanet.open(path).state_dict()
 
 
 # ---------------------------------------------------------------- split data
@@ -74,17 +71,6 @@ def split_table(data: Path, folder: Path, how: str, pairs: int) -> Iterator[dict
 # ---------------------------------------------------------------- ResNet-20
 
 
-def resnet20(width: int) -> CifarResNet:
-    """ResNet-20 with BatchNorm and option-A shortcuts, ``width`` times as wide."""
-    sizes = [16 * width, 32 * width, 64 * width]
-    stages = []
-    for i, size in enumerate(sizes):
-        ins = sizes[max(i - 1, 0)]
-        first = Widths(ins, size, size, 1 if i == 0 else 2, "")
-        stages.append([first, *[Widths(size, size, size, 1, "")] * 2])
-    return CifarResNet(3, stages, "linear", 10)
-
-
 def cifar(data: Path, part: str) -> Samples:
     """Normalised images."""
     found = load("cifar10", data, part=part)
@@ -116,43 +102,38 @@ def train_resnet(net: nn.Module, seen: Samples, epochs: int, seed: int) -> State
     return {name: tensor.detach().clone() for name, tensor in net.eval().state_dict().items()}
 
 
-def resnet_pair(data: Path, folder: Path, width: int, epochs: int) -> dict:
+def rebasin(told: argparse.Namespace, width: int, a: State, b: State) -> State:
+    """``b`` as snimu/rebasin moves it."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, state in (("a", a), ("b", b)):
+            metanet.checkpoint.write_safetensors(state, Path(name) / f"{file}.safetensors")
+        subprocess.run([told.python, Path(__file__).with_name("matching_peer.py"), "snimu",
+                        f"cifar20x{width} trained", told.peers, name, "1"], check=True,
+                       capture_output=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+        return metanet.open(Path(name) / "snimu.safetensors").state_dict()
+
+
+def resnet_pair(told: argparse.Namespace, width: int) -> dict:
     """Two seeds of ResNet-20."""
+    data, folder, epochs = told.data, told.nets, told.epochs
     training, test = (cifar(data, part) for part in ("train", "test"))
     states = [kept(folder / f"resnet20_x{width}_{seed}_{epochs}.safetensors",
                    lambda seed=seed: train_resnet(resnet20(width), training, epochs, seed))
               for seed in (0, 1)]
     runner = Runner(resnet20(width).eval(), example_inputs=torch.randn(2, 3, 32, 32))
     start = time.process_time()
-    row = midpoint(runner, *states, Samples(training.x[:2000]), test)
-    return {"seconds": time.process_time() - start, "scores": row}
-
-
-# ---------------------------------------------------------------- transformers
-
-
-def gpt_table(data: Path, folder: Path, kind: str, steps: int) -> tuple[dict, dict]:
-    """Two seeds of a small character GPT: scores of midpoints, and what weights alone reach."""
-    train_text, val = text(data, "train"), text(data, "test")
-    states = [kept(folder / f"gpt_{kind}_{seed}_{steps}.safetensors",
-                   lambda seed=seed: gpt_pair(kind, train_text, steps, seed)) for seed in (0, 1)]
-    x = torch.stack([val[i * (CONTEXT + 1):(i + 1) * (CONTEXT + 1)] for i in range(200)])
-    test = Samples(x[:, :-1], x[:, 1:])
-    calib = torch.stack([train_text[i * CONTEXT:(i + 1) * CONTEXT] for i in range(100)])
-    module: GPT = GPTS[kind]().eval()
-    runner = Runner(module, example_inputs=torch.zeros(2, CONTEXT, dtype=torch.long))
-    start = time.process_time()
-    row = midpoint(runner, *states, Samples(calib), test)
-    return {"seconds": time.process_time() - start, "scores": row}, row
-
-
-def shares(row: Row) -> list[str]:
-    """Barriers at the middle, in nats and as a share of the naive one."""
-    ends = (row["parent A"][0] + row["parent B"][0]) / 2
-    whole = row["naive"][0] - ends
-    return ["| | barrier at the middle, nats | share of naive |", "|---|---|---|"] + [
-        f"| {name} | {loss - ends:.3f} | {(loss - ends) / whole:.1%} |"
-        for name, (loss, _) in row.items() if not name.startswith("parent")] + [""]
+    calib = Samples(training.x[:2000])
+    row = midpoint(runner, *states, calib, test)
+    seconds = time.process_time() - start
+    if told.peers:
+        moved = rebasin(told, width, *states)
+        middle = mix(states[0], moved, 0.5)
+        fixed = repair(runner, states[0], moved, middle, calib.x, method="bn")
+        for name, outputs in (("rebasin", runner.outputs(middle, test.x)),
+                              ("rebasin, BatchNorm recomputed", fixed.outputs(runner, test.x))):
+            found = scored(outputs, test.y)
+            row[name] = found.loss, found.accuracy
+    return {"seconds": seconds, "scores": row}
 
 
 def main() -> None:
@@ -164,7 +145,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of ResNet-20")
     parser.add_argument("--widths", type=int, nargs="+", default=[1])
-    parser.add_argument("--steps", type=int, default=1200, help="of the character GPTs")
+    parser.add_argument("--size", choices=SIZES, default="full", help="of the character GPTs")
+    parser.add_argument("--kinds", choices=GPTS, nargs="+", default=[*GPTS], help="of these GPTs")
+    parser.add_argument("--peers", type=Path, help="checkouts, for ResNet-20: snimu/rebasin")
+    parser.add_argument("--python", default=sys.executable, help="with torch and torchview")
     told = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -175,13 +159,11 @@ def main() -> None:
         rows = list(split_table(told.data, told.nets, how, told.pairs))
         say("\n".join(summary(f"MNIST MLPs on split data, {how}", rows)))
     for width in told.widths if told.resnet else ():
-        row = resnet_pair(told.data, told.nets, width, told.epochs)
+        row = resnet_pair(told, width)
         say("\n".join(summary(f"CIFAR-10 ResNet-20, width {width}, {told.epochs} epochs of 10,000 "
                               "images", [row])))
-    for kind in GPTS if told.gpt else ():
-        row, scores = gpt_table(told.data, told.nets, kind, told.steps)
-        say("\n".join([*summary(f"Character GPT, {kind}, {told.steps} steps", [row]),
-                       *shares(scores)]))
+    if told.gpt:
+        gpt_tables(told.data, told.nets, told.size, told.kinds, say)
     if told.planted:
         planted_table(say)
 

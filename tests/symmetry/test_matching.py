@@ -181,7 +181,7 @@ def test_modules_half_precision_and_refusals() -> None:
     with pytest.raises(SymmetryError, match="restarts"):
         match(net, net, space, restarts=0)
     with pytest.raises(SymmetryError, match="cannot be matched"):
-        match({"a": torch.ones(4)}, {"a": torch.ones(4)}, parse("group r = O(4)\na: r"))
+        match({"a": torch.ones(4)}, {"a": torch.ones(4)}, parse("group r = GL(4)\na: r"))
     scaled = parse("group p = positive(4)\na: p")
     with pytest.raises(SymmetryError, match="rescale"):
         match({"a": torch.ones(4)}, {"a": torch.ones(4)}, scaled, init=scaled.random(0))

@@ -3,7 +3,8 @@
 One streaming pass over the inputs sums, for each place where a group is seen, the cross-moments of
 every neuron of ``a`` with every neuron of ``b``; no activation is kept. Their correlations, summed
 over all places of a group (all that write to a residual stream, say), are the gains of the same
-nested assignment that weight matching solves (Li et al. 2015; Ainsworth et al., ICLR 2023).
+nested assignment that weight matching solves (Li et al. 2015; Ainsworth et al., ICLR 2023). Groups
+that turn are matched by second moments instead: orthogonal Procrustes on activations.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from metanet.symmetry import GroupElement, WeightSpace
 from metanet.symmetry.assign import assign
 from metanet.symmetry.gains import Gains, tree
 from metanet.symmetry.group import Group
+from metanet.symmetry.kinds import ROTATING
 from metanet.symmetry.values import Spot, replaced_writes
 from metanet.tasks.merge.runner import Runner, State
 from metanet.trace.program import Op
@@ -47,8 +49,8 @@ class Seen:
         for root in self.roots:
             if any(np.any(g.plain) or np.any(g.odd) for g in _all(root)):
                 tables, values = assign(root, tables, values)
-        signs = {k: v for k, v in values.items() if self.space.group(k).kind == "signed"}
-        return GroupElement(self.space, tables, signs)
+        kept = {k: v for k, v in values.items() if self.space.group(k).kind != "positive"}
+        return GroupElement(self.space, tables, kept)
 
 
 def _all(node: Gains) -> list[Gains]:
@@ -85,17 +87,25 @@ class _Moments:
         product = (rows[0] @ rows[1].transpose(1, 2)).double()
         self.cross = product if self.cross is None else self.cross + product
 
-    def correlation(self) -> np.ndarray:
-        """``[lead, n, n]``, between -1 and 1."""
+    def gain(self) -> np.ndarray:
+        """``[lead, n, n]``: correlations of neurons, between -1 and 1.
+
+        What turns has no neurons: second moments, the sum of squares of each model being 1.
+        """
         if self.cross is None:
             return np.zeros((self.lead, self.size, self.size))
         means = [s / self.count for s in self.sums]
-        deviations = [(q / self.count - m * m).clamp_min(0).sqrt()
-                      for q, m in zip(self.squares, means, strict=True)]
+        variances = [(q / self.count - m * m).clamp_min(0)
+                     for q, m in zip(self.squares, means, strict=True)]
+        found = self.cross / self.count - means[0][:, :, None] * means[1][:, None, :]
+        if self.node.group.kind in ROTATING:
+            whole = [m + s.squeeze(-1).double() for m, s in zip(means, self.shift, strict=True)]
+            sizes = [(v + w * w).sum(-1).sqrt() for v, w in zip(variances, whole, strict=True)]
+            found = found + whole[0][:, :, None] * whole[1][:, None, :]
+            return np.asarray((found / (sizes[0] * sizes[1])[:, None, None]).numpy())
+        deviations = [v.sqrt() for v in variances]
         floors = [d.clamp_min(max(_FLOOR * float(d.max()), 1e-30)) for d in deviations]
-        covariance = self.cross / self.count - means[0][:, :, None] * means[1][:, None, :]
-        found = covariance / (floors[0][:, :, None] * floors[1][:, None, :])
-        return np.asarray(found.numpy())
+        return np.asarray((found / (floors[0][:, :, None] * floors[1][:, None, :])).numpy())
 
 
 def activation_gains(
@@ -125,7 +135,7 @@ def activation_gains(
         runner.lockstep([a, b], batch, _collector(by_op, nodes, places))
     for place in places.values():
         target = place.node.odd if place.signed else place.node.plain
-        target += place.correlation().reshape(target.shape)
+        target += place.gain().reshape(target.shape)
     return Seen(space, tuple(trees[root][root] for root in trees), len(places), rows)
 
 

@@ -20,9 +20,10 @@ from metanet.checkpoint.names import no_such
 from metanet.errors import MetanetError, SymmetryError
 from metanet.symmetry import GroupElement, WeightSpace
 from metanet.symmetry.inputs import tensors_of
+from metanet.symmetry.kinds import ROTATING
 from metanet.symmetry.matching import match, objective
 from metanet.symmetry.starts import random_start
-from metanet.symmetry.verify import relative_change
+from metanet.symmetry.verify import relative_change, widened
 from metanet.tasks.merge.activations import activation_gains
 from metanet.tasks.merge.alignment import Alignment, Certificate
 from metanet.tasks.merge.data import Samples, fitted
@@ -248,7 +249,10 @@ def certificate(
         x, told = runner.sample, "example inputs"
         if x.is_floating_point():
             x = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    before, after = runner.doubled([pair.b, element.apply(pair.b)], x)
+    b = pair.b
+    if any(group.kind in ROTATING for group in pair.space.groups):  # turned in single: rounded
+        b = {name: widened(tensor) for name, tensor in b.items()}
+    before, after = runner.doubled([b, element.apply(b)], x)
     error = relative_change(before, after)
     return Certificate(error <= _CERTIFIED, error, told)
 

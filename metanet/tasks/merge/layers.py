@@ -55,7 +55,7 @@ def layers(program: Program) -> dict[int, Layer]:
                    if ref.index in owners)
     found: dict[int, Layer] = {}
     for at, op in enumerate(program.ops):
-        layer = _layer(at, op, names, made)
+        layer = layer_of(at, op, names, made)
         if layer is not None and all(
             name is None or uses[program.aliases.get(name, name)] == 1
             for name in (layer.weight, layer.bias)
@@ -64,9 +64,10 @@ def layers(program: Program) -> dict[int, Layer]:
     return _normed(program, found)
 
 
-def _layer(
+def layer_of(
     at: int, op: Op, names: Mapping[int, str], made: Mapping[int, Op]
 ) -> Layer | None:
+    """One operation as a layer, for names of the sources and the operations by their outputs."""
     def name(place: int) -> str | None:
         ref = op.args[place] if place < len(op.args) else op.kwargs.get("bias")
         return names.get(ref.index) if isinstance(ref, Ref) else None
