@@ -89,7 +89,7 @@ def lines(panels: Sequence[tuple[str, str, dict[str, tuple[Sequence[float], Sequ
             ax.set(title=title, xlabel=x_label, ylabel=y_label)
         axes[0].legend()
 
-    return draw(paint, (4.2 * len(panels), 3.2), alt, caption)
+    return draw(paint, (max(4.2 * len(panels), 7.4), 3.2), alt, caption)
 
 
 def scatter(panels: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_label: str,

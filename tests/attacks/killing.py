@@ -202,4 +202,5 @@ def kill_many(name: str, number: int, seed: int = 0) -> str:
             if digest(Path(rough) / "out") != want:
                 raise AssertionError(f"{name}: other weights after {killed} kills")
             _clear(Path(rough))
-    return f"{killed} kills, resumed to the same weights {ended} times"
+    times = "1 time" if ended == 1 else f"{ended} times"
+    return f"{killed} kills, resumed to the same weights {times}"
