@@ -65,8 +65,8 @@ class Flat:
             view.copy_(value)
         raws, adams = self.layout.views(found.raw), self.layout.views(found.adam)
         along = torch.stack([torch.dot(raws[i].flatten(), adams[i].flatten()) for i in busy])
-        return Steps([raws[i] for i in busy], *(
-            value[busy] for value in (found.length, found.own, found.log)), along)
+        return Steps([raws[i] for i in busy], found.length[busy], found.own[busy],
+                     found.log[busy], along)
 
     def base(self, i: int) -> Tensor:
         """What the direction of a parameter is a residual on."""

@@ -22,7 +22,7 @@ from metanet.tasks.optimize.rule import CLIP, GATE, TINY, corrections, scale
 from metanet.tasks.optimize.spec import Net
 
 # Whole nets stay in one loop: nothing between the inputs and the outputs is put into memory.
-_ONE_LOOP = {"realize_reads_threshold": 10_000, "realize_opcount_threshold": 10_000,
+_ONE_LOOP: dict[str, Any] = {"realize_reads_threshold": 10_000, "realize_opcount_threshold": 10_000,
              "realize_acc_reads_threshold": 10_000,
              "cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum are one step
 
@@ -80,7 +80,7 @@ def _relu(x: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True, fullgraph=True, options=dict(_ONE_LOOP))
+    return torch.compile(function, dynamic=True, fullgraph=True, options=_ONE_LOOP)
 
 
 class Fused:

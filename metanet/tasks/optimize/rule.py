@@ -106,7 +106,9 @@ def update(spec: Spec, theta: Float[Tensor, "R m"], tables: Tables, p: Float[Ten
     raw = adam * gate.clamp(-GATE, GATE).exp() + summand.clamp(-CLIP, CLIP)
     length = (layout.mean(adam * adam) + TINY).sqrt()
     own_length = (layout.mean(raw * raw) + TINY).sqrt()
-    told = tables.shared.tensors(shared) if shared is not None and spec.messages else None
+    told = None
+    if tables.shared is not None and shared is not None and spec.messages:
+        told = tables.shared.tensors(shared)
     factor = BASE * length / own_length * scale(
         spec, w, layout, rms, mean, fixes, length, told).exp()
     return raw * layout.spread(factor)
