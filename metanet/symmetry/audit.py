@@ -33,8 +33,8 @@ _SAME = 1e-10
 _PAIRS = 4
 _DRAWS = 8
 _DIFFERENT = 1e-8
-_OTHERS = 8
-_SCALES = (0.1, 0.3, 1.0, 3.0)
+_OTHERS = 6
+_SCALES = (30.0, 3.0, 1.0, 0.3, 0.1)
 _MISFIT = "digits do not fit"
 _MISFITS = 64
 """How many digits that do not fit are tried at most."""
@@ -227,23 +227,35 @@ def _stirred(trial: Trial, found: Tracked, probe: _Probe, pair: tuple[int, int])
     because sizes depend on the choice, those sizes tell: a symmetry moves entries of the values
     inside a network and leaves their sizes.
     """
-    before, first = trial.state, pair[0]
-    others = [k for k in range(probe.size) if k not in pair][:_OTHERS]
-    tables = [_swapped(probe.size, (first, k)) for k in others]
-    points = [_moved(before, found, probe, table) for table in tables]
-    for seed, scale in enumerate(_SCALES * _OTHERS):
-        point: Mapping[str, Tensor] = before
-        for k, index in enumerate(pair):
-            point = _noisy(point, found, probe, index, scale, 2 * seed + k)
-        points.append(dict(point))
+    before = trial.state
     table = _swapped(probe.size, pair)
     try:
         return any(
-            _changes(trial, found, probe, pair) if trial.take(point) else
+            _counts(trial, found, probe, table) if trial.take(point) else
             trial.sizes(point) != trial.sizes(_moved(point, found, probe, table))
-            for point in points)
+            for point in _points(before, found, probe, pair))
     finally:
         trial.take(before)
+
+
+def _counts(trial: Trial, found: Tracked, probe: _Probe, table: Int[np.ndarray, "n"]) -> bool:
+    """Whether a move changes an output, by more than rounding does at weights of any size."""
+    error = trial.error(_moved(trial.state, found, probe, table))
+    if not np.isfinite(error):
+        return bool(trial.program.recorded)
+    return error > max(_SAME, 1e3 * trial.noise(0))
+
+
+def _points(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, pair: tuple[int, int]
+            ) -> Iterator[dict[str, Tensor]]:
+    """Weights with noise at two indices of a digit, or with the entries of a third in one place."""
+    for seed, scale in enumerate(_SCALES * _OTHERS):
+        point = dict(state)
+        for k, index in enumerate(pair):
+            point = _noisy(point, found, probe, index, scale, 2 * seed + k)
+        yield point
+    for other in [k for k in range(probe.size) if k not in pair][:_OTHERS]:
+        yield _moved(state, found, probe, _swapped(probe.size, (pair[0], other)))
 
 
 def _swapped(size: int, pair: Sequence[int]) -> Int[np.ndarray, "n"]:

@@ -226,7 +226,7 @@ class Trial:
             if error <= TOLERANCE or not self._unstable(error, seed):
                 return error, note
             note = f"weights were scaled by {gain / 3:.1g} or less: the network amplifies rounding"
-        return error, AMPLIFIED if error <= 100 * self._noise(seed) else note
+        return error, AMPLIFIED if error <= 100 * self.noise(seed) else note
 
     def control(self, group: Group, noise: float) -> bool:
         """Whether moving a group in one tensor alone changes an output, for some tensor."""
@@ -380,9 +380,9 @@ class Trial:
                    default=0.0)
 
     def _unstable(self, error: float, seed: int) -> bool:
-        return not np.isfinite(error) or error <= 100 * self._noise(seed)
+        return not np.isfinite(error) or error <= 100 * self.noise(seed)
 
-    def _noise(self, seed: int) -> float:
+    def noise(self, seed: int) -> float:
         """Largest change of an output when the weights change by one part in 1e15."""
         rng = torch.Generator().manual_seed(seed + 1)
         noisy = {
