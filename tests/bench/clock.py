@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 Array = Any
-POINTS = 16
+POINTS = 6
 
 
 def standard(arrays: Mapping[str, Array]) -> dict[str, Array]:
