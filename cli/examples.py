@@ -31,8 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "doctor": ("metanet doctor", "metanet doctor net.pt"),
     "convert": ("metanet convert net.pt -o net.safetensors",),
-    "fold": ("metanet fold a.safetensors --arch gpt.py:net -o a1.safetensors --save-spec gpt.space",
-             "metanet align a1.safetensors b1.safetensors --spec gpt.space -o b.alignment"),
+    "fold": ("metanet fold a.pt --arch gpt.py:net -o a1.safetensors --save-spec gpt.space",),
     "permute": ("metanet permute net.safetensors --arch mlp --seed 7 -o twin.safetensors",),
     "pull": (
         "metanet pull hf://org/zoo -o zoo",
@@ -41,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "align": (
         "metanet align a.pt b.pt --arch lenet -o b.alignment",
         "metanet align a.pt b.pt --arch lenet --calib images.npz --json",
+        "metanet align a1.safetensors b1.safetensors --spec gpt.space -o b.alignment",
     ),
     "barrier": ("metanet barrier a.pt b.pt --arch lenet --data test.npz --calib images.npz",),
     "distance": (
