@@ -26,7 +26,7 @@ class Ends(nn.Module):
         return self.b(self.middle(self.a(x)))
 
     def middle(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        return x
 
 
 class Whole(Ends):
@@ -151,9 +151,6 @@ def test_rows_of_a_batch_are_written_each_at_places_of_its_own() -> None:
 
 class Prefixed(Ends):
     """Rows before those of the input, whose number Python reads; a mask takes them away again."""
-
-    def middle(self, x: Tensor) -> Tensor:
-        return x
 
     def forward(self, x: Tensor, count: Tensor) -> Tensor:
         before, rows = self.table.weight.shape[0], self.a(x)[: int(count.tolist()[0])]
