@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,10 +46,17 @@ def convert(binding: Binding) -> None:
             merged.setdefault(name, {}).setdefault(pattern, []).append(stored)
     for first, sources in merged.items():
         converter = by_pattern[next(iter(sources))]
-        plain = {loading.apply_renamings(s, renamings): s for ss in sources.values() for s in ss}
+        plain = {_renamed(s, renamings): s for ss in sources.values() for s in ss}
         part = _part(binding, converter, first, sources, plain)
         if part is not None:
             binding.join(part)
+
+
+def _renamed(name: str, renamings: Sequence[Any]) -> str:
+    """All renamings in turn."""
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
+    return name
 
 
 def _ignored(module: Any, stored: str, name: str) -> bool:
