@@ -200,8 +200,8 @@ def near_duplicates(x: Shaped[np.ndarray, "n ..."], threshold: float = 0.05
         mean = (norms[part, None] + norms[None]) / 2
         near = 2 * mean - 2 * flat[part] @ flat.T <= threshold * mean
         i, j = np.nonzero(near)
-        rows.append(i + start)
-        columns.append(j)
+        rows.append((i + start).astype(np.int32))  # scipy below 1.12 takes no wider index
+        columns.append(j.astype(np.int32))
     i, j = np.concatenate(rows), np.concatenate(columns)
     graph = coo_array((np.ones(len(i), np.int8), (i, j)), shape=(len(flat), len(flat)))
     return connected_components(graph, directed=False)[1].astype(np.int64)
