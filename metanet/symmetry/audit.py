@@ -225,10 +225,13 @@ def _stirred(trial: Trial, found: Tracked, probe: _Probe, pair: tuple[int, int])
     A swap of two that are never the largest changes nothing. So the entries of others are put in
     their place, or noise is added to them. Where what was recorded cannot be run to its end there,
     because sizes depend on the choice, those sizes tell: a symmetry moves entries of the values
-    inside a network and leaves their sizes.
+    inside a network and leaves their sizes. What is rounded hides small changes from the outputs,
+    so its values are compared before: a symmetry at most moves them.
     """
     before = trial.state
     table = _swapped(probe.size, pair)
+    if rounds_differently(trial, _moved(before, found, probe, table)):
+        return True
     try:
         return any(
             _counts(trial, found, probe, table) if trial.take(point) else
@@ -236,6 +239,14 @@ def _stirred(trial: Trial, found: Tracked, probe: _Probe, pair: tuple[int, int])
             for point in _points(before, found, probe, pair))
     finally:
         trial.take(before)
+
+
+def rounds_differently(trial: Trial, moved: Mapping[str, Tensor]) -> bool:
+    """Whether other numbers are rounded after a move."""
+    before, after = trial.rounded(trial.state), trial.rounded(moved)
+    return len(before) != len(after) or any(
+        one.shape != other.shape or not torch.allclose(one, other, rtol=_DIFFERENT, atol=_DIFFERENT)
+        for one, other in zip(before, after, strict=True))
 
 
 def _counts(trial: Trial, found: Tracked, probe: _Probe, table: Int[np.ndarray, "n"]) -> bool:

@@ -37,7 +37,8 @@ def random_rotation(kind: str, size: int, rng: np.random.Generator) -> Matrix:
     """Uniform (Haar) among the matrices of a kind."""
     if kind == "O1":
         rest = across_ones(size)
-        return rest @ random_rotation("O", size - 1, rng) @ rest.T + 1 / size
+        kept: Matrix = rest @ random_rotation("O", size - 1, rng) @ rest.T + 1 / size
+        return kept
     columns, corner = np.linalg.qr(rng.standard_normal((size, size)))
     found: Matrix = columns * np.where(np.diagonal(corner) < 0, -1.0, 1.0)
     if kind == "SO" and size and np.linalg.det(found) < 0:

@@ -8,7 +8,7 @@ permutations behind zeros and ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ TOLERANCE = 1e-10
 AMPLIFIED = "the network amplifies rounding errors whatever the size of its weights"
 """Remark on a change of the outputs that rounding of the weights makes as well."""
 _DETECTED = 1e-8
+_ROUNDING = frozenset(f"aten.{op}" for op in ("ceil", "floor", "round", "trunc", "fix"))
 _SILENT = 1e-12
 _STEPS = (0.1, 1e-2, 1e-3, 1e-5)
 _FAILURES = (RuntimeError, IndexError, ValueError)
@@ -315,12 +316,25 @@ class Trial:
                           if isinstance(t, Tensor)])
             return out
 
-        try:
-            with torch.no_grad():
-                run_lifted(self.program, self.values(state), noted)
-        except _FAILURES:
-            return found
+        self._watched(state, noted)
         return found
+
+    def rounded(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """All that is rounded to whole numbers with these weights, sorted, as far as they run."""
+        found: list[Tensor] = []
+
+        def noted(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if op.family in _ROUNDING:
+                found.append(args[0].double().flatten().sort().values)
+            return lifted(op, args, kwargs)
+
+        self._watched(state, noted)
+        return found
+
+    def _watched(self, state: Mapping[str, Tensor], call: Call) -> None:
+        """Run until something cannot be run."""
+        with suppress(*_FAILURES), torch.no_grad():
+            run_lifted(self.program, self.values(state), call)
 
     def _first(self) -> None:
         with torch.no_grad(), _lifting():

@@ -9,11 +9,12 @@ import wirings
 from torch import Tensor, nn
 
 from metanet.symmetry import audit
-from metanet.symmetry.audit import audit_program
-from metanet.symmetry.infer import record
+from metanet.symmetry.audit import audit_program, rounds_differently
+from metanet.symmetry.infer import infer_program, record
 from metanet.symmetry.rules import forget, rule
 from metanet.symmetry.rules.context import Context, Value
 from metanet.symmetry.rules.registry import rule_for
+from metanet.symmetry.verify import Trial
 
 SMALL = {**{k: v for k, v in models.MODELS.items() if v.small}, **wirings.WIRINGS}
 
@@ -115,3 +116,32 @@ def test_digits_that_do_not_fit_are_all_tried(cls: type[Skewed], missed: bool) -
     assert found.tried == (1 if missed else 2)  # the columns of b do not fit either
     assert bool(found.missed) is missed
     assert found.doubtful == int(missed)
+
+
+class Floors(nn.Module):
+    """What is in order along an axis is rounded; hidden neurons are rounded one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.ceil(self.a(x))
+        return self.c(torch.ceil(1e-3 * self.b(hidden).cumsum(-1)))
+
+
+def test_what_is_rounded_tells_order_that_outputs_hide() -> None:
+    torch.manual_seed(0)
+    program = record(Floors(), torch.randn(3, 5))
+    trial = Trial(program, infer_program(program))
+    trial.draw(0, 0.3)
+
+    def swapped(first: str, second: str) -> dict[str, Tensor]:
+        place = torch.tensor([1, 0, *range(2, trial.state[f"{first}.bias"].shape[0])])
+        return trial.state | {
+            f"{first}.{leaf}": trial.state[f"{first}.{leaf}"][place] for leaf in ("weight", "bias")
+        } | {f"{second}.weight": trial.state[f"{second}.weight"][:, place]}
+
+    ordered, free = swapped("b", "c"), swapped("a", "b")
+    assert rounds_differently(trial, ordered)
+    assert not rounds_differently(trial, free)
