@@ -128,8 +128,9 @@ def test_a_server_without_ranges(fake: FakeHub) -> None:
         door.open("hf://org/net")
 
 
-@pytest.mark.parametrize("data", [b"", b"12345", b"\xff" * 100, save(VALUES)[:-5],
-                                  b"\x04\0\0\0\0\0\0\0{}  junk"])
+@pytest.mark.parametrize(  # ids: both workers must name a test alike, and the values are random
+    "data", [b"", b"12345", b"\xff" * 100, save(VALUES)[:-5], b"\x04\0\0\0\0\0\0\0{}  junk"],
+    ids=["empty", "short", "length", "truncated", "rest"])
 def test_a_damaged_header(fake: FakeHub, data: bytes) -> None:
     fake.add("org/net", {"model.safetensors": data})
     with pytest.raises((CheckpointError, HubError)):
