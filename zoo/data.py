@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Shaped
 from metanet.zoo.hub_data import fetched
+from metanet.zoo.links import components
 from metanet.zoo.packs import Part, read_images, read_text
 
 from metanet.checkpoint.hub import SCHEME
@@ -188,9 +189,6 @@ def near_duplicates(x: Shaped[np.ndarray, "n ..."], threshold: float = 0.05
     Two images are near-duplicates if the squared distance between them is below ``threshold`` of
     the mean of their squared norms around the mean image. Quadratic in n.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     flat = x.reshape(len(x), -1).astype(np.float32)
     flat -= flat.mean(0)
     norms = np.square(flat).sum(1)
@@ -200,8 +198,6 @@ def near_duplicates(x: Shaped[np.ndarray, "n ..."], threshold: float = 0.05
         mean = (norms[part, None] + norms[None]) / 2
         near = 2 * mean - 2 * flat[part] @ flat.T <= threshold * mean
         i, j = np.nonzero(near)
-        rows.append((i + start).astype(np.int32))  # scipy below 1.12 takes no wider index
-        columns.append(j.astype(np.int32))
-    i, j = np.concatenate(rows), np.concatenate(columns)
-    graph = coo_array((np.ones(len(i), np.int8), (i, j)), shape=(len(flat), len(flat)))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+        rows.append(i + start)
+        columns.append(j)
+    return components(np.concatenate(rows), np.concatenate(columns), len(flat))

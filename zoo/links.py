@@ -102,11 +102,19 @@ def joined(groups: Iterable[Int64[np.ndarray, " n"]], n: int) -> Int64[np.ndarra
 
 
 def _components(pairs: Sequence[tuple[int, int]], n: int) -> Int64[np.ndarray, " n"]:
+    table = np.array(pairs, np.int64).reshape(-1, 2)
+    return components(table[:, 0], table[:, 1], n)
+
+
+def components(
+    i: Int64[np.ndarray, " m"], j: Int64[np.ndarray, " m"], n: int
+) -> Int64[np.ndarray, " n"]:
+    """Number of the connected component of each of ``n`` nodes, by edges from ``i`` to ``j``."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     if not n:
         return np.empty(0, np.int64)
-    table = np.array(pairs, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(table), np.int8), (table[:, 0], table[:, 1])), shape=(n, n))
+    edges = i.astype(np.int32), j.astype(np.int32)  # older scipys take no wider index
+    graph = coo_array((np.ones(len(i), np.int8), edges), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
