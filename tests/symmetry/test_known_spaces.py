@@ -151,7 +151,7 @@ def test_either_name_of_a_tied_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timm
-@pytest.mark.parametrize("name", ["timm's resnet18", "torchvision's squeezenet1_1"])
+@pytest.mark.parametrize("name", ["timm's resnet18", "torchvision's mobilenet_v2"])
 def test_entries_of_libraries_are_what_tracing_gives(name: str) -> None:
     source = next(s for s in known_sources.sources() if s.name == name)
     assert known_sources.entry_of(source).space == next(
