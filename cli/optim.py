@@ -20,7 +20,8 @@ Data = Annotated[Optional[str], typer.Option(  # noqa: UP045 - typer reads it on
 
 def train(
     recipe: Annotated[str, typer.Argument(
-        metavar="RECIPE", help="optim-default, optim-context, optim-digits, or a YAML file.")],
+        metavar="RECIPE", help="optim-default, optim-context, optim-context2, optim-digits, "
+        "optim-full, or a YAML file.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run; an "
                                       "interrupted one goes on.")],
     data: Data = None,

@@ -10,7 +10,7 @@ from metanet.checkpoint.names import printable
 from metanet.errors import SymmetryError
 from metanet.symmetry import WeightSpace
 from metanet.symmetry.axis import Occ
-from metanet.tasks.merge.layers import Layer, layer_of
+from metanet.tasks.merge.layers import layer_of
 from metanet.trace.program import Op, Program, Ref
 
 _NORMS = {"aten.layer_norm": (2, 3), "aten.native_layer_norm": (2, 3), "aten.rms_norm": (2, None),
@@ -114,16 +114,12 @@ def _readers(
                 raise SymmetryError(
                     f"the output of {norm.title} goes into {op.title}, which is no linear layer: "
                     "this is no pre-norm residual stream; align without rotation")
-            found.append(_reader(layer))
+            found.append(Reader(str(layer.weight), layer.bias, 1 - layer.out))
     return found
 
 
 def _is(argument: object, value: int) -> bool:
     return isinstance(argument, Ref) and argument.index == value
-
-
-def _reader(layer: Layer) -> Reader:
-    return Reader(str(layer.weight), layer.bias, 1 - layer.out)
 
 
 def _alone(program: Program, found: list[Norm]) -> None:
