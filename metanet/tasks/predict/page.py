@@ -186,12 +186,14 @@ def _flag(document: Mapping[str, Any]) -> Section:
 # ------------------------------------------------------------ figures
 
 
-def _panels(canvas: Any, n: int, least: int = 3) -> list[Any]:
-    """Axes side by side; as wide as three of them, so that one alone does not fill the page."""
-    axes = list(canvas.subplots(1, max(n, least), squeeze=False)[0])
-    for empty in axes[n:]:
-        empty.axis("off")
-    return axes[:n]
+def _panels(canvas: Any, n: int) -> list[Any]:
+    """Axes side by side, which share the width of the page."""
+    return list(canvas.subplots(1, n, squeeze=False)[0])
+
+
+def _size(n: int) -> tuple[float, float]:
+    """Of a figure with n panels, in inches: the page's width, until panels would be narrow."""
+    return max(7.4, 3.2 * n), 3.1
 
 
 def learning(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
@@ -208,7 +210,7 @@ def learning(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
             ax.legend(fontsize=8)
         canvas.axes[0].set_ylabel("validation loss")
 
-    return draw(paint, (3.2 * max(3, len(groups)), 3.1), "validation loss by epoch", "Seed 0.")
+    return draw(paint, _size(len(groups)), "validation loss by epoch", "Seed 0.")
 
 
 def predicted(panels: Sequence[tuple[str, Any, Any]]) -> Figure:
@@ -222,7 +224,7 @@ def predicted(panels: Sequence[tuple[str, Any, Any]]) -> Figure:
                     color=scheme.series[0], markeredgewidth=0)
             ax.set(title=title, xlabel="true", ylabel="predicted")
 
-    return draw(paint, (3.2 * max(3, len(panels)), 3.1), "predicted against true values", "Seed 0.")
+    return draw(paint, _size(len(panels)), "predicted against true values", "Seed 0.")
 
 
 def calibration(panels: Sequence[tuple[str, Any, Any]]) -> Figure:
@@ -239,7 +241,7 @@ def calibration(panels: Sequence[tuple[str, Any, Any]]) -> Figure:
             ax.set(title=title, xlabel="probability", ylabel="share right", xlim=(0, 1),
                    ylim=(0, 1))
 
-    return draw(paint, (3.2 * max(3, len(panels)), 3.1), "share of right classes by probability",
+    return draw(paint, _size(len(panels)), "share of right classes by probability",
                 "Seed 0, ten bins.")
 
 
