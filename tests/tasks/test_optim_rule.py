@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from metanet.tasks.optimize import stream as streaming
 from metanet.tasks.optimize.layout import Layout
 from metanet.tasks.optimize.pools import IN, OUT, Pools
 from metanet.tasks.optimize.rule import State, Tables, observe, update
-from metanet.tasks.optimize.spec import BASE, Net, Spec
+from metanet.tasks.optimize.spec import BASE, LEAST, Net, Spec
 from metanet.tasks.optimize.structured import Structured, WeightRule, restrict
 
 TEXTS = {
@@ -147,6 +148,25 @@ def test_steps_on_wider_matrices_are_shorter(kind: str) -> None:
     factors = {name: changes[1][name] / changes[0][name] for name in layout.names}
     for name, factor in {"x": 1 / 2, "y": 3 / 4, "z": 1, "b": 1}.items():
         torch.testing.assert_close(factors[name], torch.full_like(factors[name], factor))
+
+
+@pytest.mark.parametrize("kind", ["element", "context"])
+def test_steps_reach_no_further_than_told(kind: str) -> None:
+    """Steps of more than a share of a tensor's size are as long as that; shorter ones stay."""
+    space = WeightSpace.parse("space v1\ngroup a = S(4)\nx: a 6!\ny: 3! a\nz: a 3!\nb: a\n")
+    layout, free = layout_of(space), Spec(kind)
+    theta = random_theta(free)
+    p, gradients = random_history(free, layout)
+    p = p * layout.spread(torch.tensor([[1.0, 1e-2, 3.0, 0.0]]))
+    tables = Tables.of(free, layout, space)
+    before = run(free, theta, tables, p, gradients)
+    length, size = ((layout.mean(v * v)).sqrt() for v in (before, p))
+    middle = float((length / size.clamp(min=LEAST)).median())
+    after = run(replace(free, reach=middle), theta, tables, p, gradients)
+    most = middle * size.clamp(min=LEAST)
+    want = before * layout.spread((most / length).clamp(max=1))
+    torch.testing.assert_close(after, want, rtol=1e-6, atol=0)
+    assert 0 < int((length > most).sum()) < length.numel()
 
 
 def test_rule_can_be_differentiated() -> None:

@@ -17,6 +17,7 @@ TRAINING: dict[str, Task] = {task.name: task for task in (
     Task("rnn-digits", "digits", 8, lambda: Recurrent(8, 24, 10), batch=32),
     Task("text", "tiny-shakespeare", 12, lambda: Characters(65, 16, 2, 1, 12), "next", 16),
     Task("siren-mnist", "mnist", 14, lambda: Siren(16, 2), "image"),
+    Task("siren3-mnist", "mnist", 16, lambda: Siren(20, 3), "image"),
 )}
 
 

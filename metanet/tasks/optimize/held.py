@@ -16,4 +16,5 @@ HELD: dict[str, Unseen] = {item.task.name: item for item in (
     Unseen(Task("held-wide-cifar", "cifar10", 12, lambda: mlp(432, (96, 96), 10, "gelu")), 200,
            1.8),
     Unseen(Task("held-siren", "mnist", 20, lambda: Siren(24, 2), "image", 128), 200, 0.1),
+    Unseen(Task("held-siren-deep", "cifar10", 20, lambda: Siren(40, 3), "image", 100), 200, 0.1),
 )}

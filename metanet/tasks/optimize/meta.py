@@ -51,7 +51,8 @@ class Training:
         self._claim(force)
         tasks = tasks_of(recipe.tasks)
         check_data(tuple(task.data for task in tasks), source)
-        spec = Spec(recipe.kind, recipe.hidden, recipe.depth, recipe.base, design=recipe.design)
+        spec = Spec(recipe.kind, recipe.hidden, recipe.depth, recipe.base, design=recipe.design,
+                    reach=recipe.reach)
         paired = recipe.estimator in ("pes", "es")
         workers = [Worker(task, spec, recipe, 2 * recipe.pairs, paired,
                           1000 * recipe.seed + i, source) for i, task in enumerate(tasks)]

@@ -36,6 +36,7 @@ class Recipe:
         reparam: parameters are stored divided by a factor, log-uniform between these two.
         floor: losses enter as ``log(loss + floor · first loss)``.
         late: weight of the end of an episode beside 1 of its start.
+        reach: longest step of a tensor over the size of its entries; 0: any.
         seed: of everything.
     """
 
@@ -57,6 +58,7 @@ class Recipe:
     seed: int = 0
     design: int = 1
     base: str = "adam"
+    reach: float = 0.0
 
     def __post_init__(self) -> None:
         tasks = tasks_of(self.tasks)

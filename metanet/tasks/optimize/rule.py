@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metanet.tasks.optimize.layout import Layout
 from metanet.tasks.optimize.pools import IN, OUT, Pools
-from metanet.tasks.optimize.spec import BASE, LOG_MOST, Spec
+from metanet.tasks.optimize.spec import BASE, LEAST, LOG_MOST, Spec
 
 TINY = 1e-16
 CLIP = 10.0
@@ -157,7 +157,7 @@ def scale(spec: Spec, w: dict[str, Tensor], layout: Layout, rms: Tensor, mean: T
     From the size of the parameters, the length of Adam's direction, how much of the gradient
     survives averaging (three spans), the number of entries, whether it is a vector, and what is
     ``told`` of its neurons ``[R, c, T]``. On matrices wider than those that the net was trained
-    on, less in proportion.
+    on, less in proportion; never more than ``reach`` allows.
     """
     known = tensor_facts(layout, rms).expand(len(rms), -1, -1)
     survives = rms[:, 2:] * fixes / (mean + TINY).sqrt()[:, None]
@@ -165,10 +165,12 @@ def scale(spec: Spec, w: dict[str, Tensor], layout: Layout, rms: Tensor, mean: T
                           (survives + 1e-4).log(), known, *([] if told is None else [told])], 1)
     hidden = torch.relu(w["s1"] @ features + w["c1"])
     found = (w["s2"] @ hidden + w["c2"])[:, 0].clamp(-LOG_MOST, LOG_MOST)
-    if not spec.width:
-        return found
-    wide = [log(max(width / spec.width, 1.0)) for width in layout.widths]
-    return found - torch.tensor(wide, dtype=found.dtype, device=found.device)
+    if spec.width:
+        wide = [log(max(width / spec.width, 1.0)) for width in layout.widths]
+        found = found - torch.tensor(wide, dtype=found.dtype, device=found.device)
+    if spec.reach:
+        found = found.minimum((spec.reach * rms[:, 0].clamp(min=LEAST) / (BASE * length)).log())
+    return found
 
 
 def tensor_facts(layout: Layout, like: Tensor) -> Float[Tensor, "1 2 T"]:

@@ -25,6 +25,7 @@ WEIGHT_NETS = ("unf", "gmn", "mlp")
 KINDS = ("element", "context", *WEIGHT_NETS)
 FORMAT = "metanet.optimizer"
 BASE = 1e-3
+LEAST = 0.05
 DESIGNS = (1, 2)
 _BASIC, _POOLED, _CONTEXT, _SCALE = 10, 2, 6, 7
 _ENTRY, _WEIGHT = (0.9, 0.99, 0.999), (0.9, 0.1, 0.5, 0.99, 0.999, 0.9999)
@@ -48,6 +49,8 @@ class Spec:
             and over a long span, and whether its weights grow; read also by the net of lengths.
         width: of the widest matrix that it was trained on (entries that one output reads); steps
             on wider ones shrink in proportion (after arXiv 2203.03466 and 2406.00153). 0: never.
+        reach: longest step of a tensor as a share of the root mean square of its entries, which
+            counts as ``LEAST`` where it is less (after arXiv 1904.00962). 0: any.
     """
 
     kind: str = "element"
@@ -57,6 +60,7 @@ class Spec:
     space: str = ""
     design: int = 1
     width: int = 0
+    reach: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -66,6 +70,8 @@ class Spec:
             raise MetanetError(f"base={self.base!r} is not known; known are adam and momentum")
         if self.design not in DESIGNS:
             raise MetanetError(f"design={self.design} is not known; known are 1 and 2")
+        if not self.reach >= 0:
+            raise MetanetError(f"reach={self.reach} must not be negative")
         if not 1 <= self.hidden <= 256 or not 1 <= self.depth <= 16:
             raise MetanetError(f"hidden={self.hidden}, depth={self.depth} is out of range: at "
                                "most 256 and 16")

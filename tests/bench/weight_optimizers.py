@@ -1,0 +1,110 @@
+"""Optimizers that are networks over weights, beside the same net on each entry alone.
+
+``python -m tests.bench.weight_optimizers --data DIR -o DIR``: ``unf``, ``gmn`` and ``mlp`` (the
+same inputs, outputs, width and depth, no weight sees another) are trained in turn on each task and
+measured on that task from starts and with batches of their own. Adam stands beside with the best
+of seven step sizes, chosen on another start. What is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+
+from metanet.tasks.optimize.bench import TUNING_SEED
+from metanet.tasks.optimize.families import TRAINING
+from metanet.tasks.optimize.meta import Training
+from metanet.tasks.optimize.recipe import Recipe
+from metanet.tasks.optimize.rivals import GRID
+from metanet.tasks.optimize.spec import Net
+from metanet.tasks.optimize.trial import trial
+from metanet.tasks.optimize.unseen import Unseen
+
+KINDS, TASKS = ("unf", "gmn", "mlp"), ("rnn-digits", "cnn-digits")
+STEPS, STARTS = 200, 5
+RECIPE = Recipe(kind="unf", hidden=16, depth=3, estimator="first-order", steps=150, truncation=20,
+                pairs=2, horizon=(50, 200), lr=0.003)
+
+
+def final(task: str, name: str, lr: float | None, seed: int, nets: dict[str, Net],
+          source: str | None) -> float:
+    """Final loss of one training."""
+    item = Unseen(TRAINING[task], STEPS, 0.0)
+    found = trial(item, name, lr, seed, nets, source).final
+    return found if found is not None else 10.0
+
+
+def learned(recipe: Recipe, out: Path, source: str | None) -> dict:
+    """Train a net and measure it."""
+    task, kind = recipe.tasks[0], recipe.kind
+    net = Training(recipe, out, source).run()
+    start = time.process_time()
+    losses = [final(task, kind, None, s, {kind: net}, source) for s in range(STARTS)]
+    return {"losses": losses, "weights": len(net.theta), "meta_seconds": net.about["cpu_seconds"],
+            "seconds": (time.process_time() - start) / STARTS}
+
+
+def adam(task: str, source: str | None) -> dict:
+    """AdamW with the best of seven step sizes."""
+    tried = {1e-3 * f: final(task, "adamw", 1e-3 * f, TUNING_SEED, {}, source) for f in GRID}
+    best = min(tried, key=lambda lr: tried[lr])
+    start = time.process_time()
+    losses = [final(task, "adamw", best, s, {}, source) for s in range(STARTS)]
+    return {"losses": losses, "weights": 0, "meta_seconds": 0, "lr": best,
+            "seconds": (time.process_time() - start) / STARTS}
+
+
+def kept(path: Path, make: object) -> dict:
+    """What a file holds, or what is made and put there."""
+    if not path.exists():
+        found = make()  # type: ignore[operator]
+        path.write_text(json.dumps(found), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="folder of the data sets")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", choices=TRAINING, default=[*TASKS])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS])
+    parser.add_argument("--base", choices=("adam", "momentum"), default="adam",
+                        help="what the nets are residuals on")
+    parser.add_argument("--seeds", type=int, default=2, help="of meta-training")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    told.out.mkdir(parents=True, exist_ok=True)
+    print("| task | optimizer | final loss | of each meta-seed | weights | CPU s of meta-training "
+          "| CPU s of a training |\n|---|---|---|---|---|---|---|")
+    for task in told.tasks:
+        rows = {"AdamW, tuned": [kept(told.out / f"{task}-adamw.json",
+                                      lambda task=task: adam(task, told.data))]}
+        for kind in told.kinds:
+            recipes = [replace(RECIPE, kind=kind, tasks=(task,), seed=seed, base=told.base)
+                       for seed in range(told.seeds)]
+            rows[kind] = [kept(told.out / f"{r.key}.json",
+                               lambda r=r: learned(r, told.out / r.key, told.data))
+                          for r in recipes]
+        for name, found in rows.items():
+            means = [mean(one["losses"]) for one in found]
+            print(f"| {task} | {name} | {mean(means):.4f} | {', '.join(f'{m:.4f}' for m in means)} "
+                  f"| {found[0]['weights']:,} | {mean(o['meta_seconds'] for o in found):.0f} | "
+                  f"{mean(o['seconds'] for o in found):.1f} |")
+        for other in [k for k in told.kinds if k != "mlp"] if "mlp" in told.kinds else []:
+            ratio = np.log([o["losses"] for o in rows[other]]) - np.log(
+                [o["losses"] for o in rows["mlp"]])
+            picks = np.random.default_rng(0).integers(STARTS, size=(2000, STARTS))
+            low, high = np.percentile(ratio.mean(0)[picks].mean(1), [2.5, 97.5])
+            print(f"| {task} | {other} minus mlp, log | {ratio.mean():+.3f} | {low:+.3f} to "
+                  f"{high:+.3f} over starts | | | |")
+
+
+if __name__ == "__main__":
+    main()
