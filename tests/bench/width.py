@@ -67,14 +67,12 @@ Array = Any
 class Members:
     """Members of several widths, in the place of ``loop.Examples``: their batches one by one."""
 
-    tasks: tuple[Task, ...]
     parts: tuple[Part, ...]
     y: Tensor
 
     @classmethod
     def of(cls, found: Sequence[tuple[Task, Part]], z: Array) -> Members:
-        return cls(tuple(t for t, _ in found), tuple(p for _, p in found),
-                   torch.from_numpy(z).float()[:, None])
+        return cls(tuple(part for _, part in found), torch.from_numpy(z).float()[:, None])
 
     @property
     def batch(self) -> list[WeightBatch]:
@@ -93,7 +91,7 @@ class Members:
             own = rows[(rows >= start) & (rows < start + len(part))] - start
             parts.append(part[own.numpy()])
             start += len(part)
-        return Members(self.tasks, tuple(parts), self.y[rows])
+        return Members(tuple(parts), self.y[rows])
 
 
 class Even(nn.Module):
