@@ -1,11 +1,11 @@
 """Accuracy at equal time: ``python -m tests.bench.reading ZOO --peers DIR [--jax PYTHON]``.
 
 Every system learns which digit the coordinate networks of one zoo show, from the same members in
-the same parts, in a process of its own, at one thread, for the same CPU seconds: start-up,
-compilation and training count, scoring does not. No augmentation, on neither side. Peers run their
-own layers with the sizes, the optimizer and the step size of their own trainer; ours the rows
-``dws``, ``gmn`` and ``unf`` of the tables with their first setting. A point of a curve is the test
-accuracy at the best validation accuracy so far.
+the same parts, in a process of its own, at one thread, for the same CPU seconds of training:
+start-up and compilation stand beside, scoring does not count. No augmentation, on neither side.
+Peers run their own layers with the sizes, the optimizer and the step size of their own trainer;
+ours the rows ``dws``, ``gmn`` and ``unf`` of the tables with their first setting. A point of a
+curve is the test accuracy at the best validation accuracy so far.
 DIR holds one checkout per peer, named OWNER+NAME; PYTHON is an interpreter with jax and flax.
 """
 
@@ -121,7 +121,8 @@ def plot(found: dict[str, Any], place: Path) -> None:
             if title.startswith(kind) or (kind == "GMN" and title.startswith("neural-graphs")):
                 ax.plot([0, *(p["seconds"] for p in points)], [.1, *(p["test"] for p in points)],
                         "o-" if "ours" in title else "s--", markersize=3, label=title)
-        ax.set(xlabel="CPU seconds", title=kind)
+        ax.set(xlabel="CPU seconds", title=kind, ylim=(0, 1.4 * max(
+            p["test"] for points in found.values() for p in points)))  # the legend stands above
         ax.legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("test accuracy")
     figure.tight_layout()

@@ -136,6 +136,9 @@ _MNIST_NOTES = (
     "[-0.047, -0.012] by paired bootstrap over the 1,204 members, so the interval rules the half "
     "point out. Both err on 4.9 % of the members, flagship Q alone on 6.1 %, the CNN alone on "
     "3.2 %.",
+    "At equal time (20 CPU seconds of training each, one seed, peers as they come; command and "
+    "curves in tests/bench/README.md): DWS 0.41 against 0.09 (0.21 with means), GMN 0.36 against "
+    "0.11 of neural-graphs, UNF 0.39 against 0.23 of its authors (JAX).",
     "The headline on at least 10,000 training INRs was not run. To make them takes about 50 "
     "minutes of an idle core (3.5 INRs per CPU second at 1,000 full steps); to learn from them "
     "with three readers, three seeds and 60 epochs takes 5 to 10 hours (3.6 to 6.8 s per 1,000 "
