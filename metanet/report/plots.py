@@ -21,11 +21,11 @@ class Scheme:
 
     ink: str
     soft: str
-    series: tuple[str, str, str]
+    series: tuple[str, str, str, str]
 
 
-LIGHT = Scheme("#1d2126", "#8a929c", ("#0072b2", "#d55e00", "#6b6b6b"))
-DARK = Scheme("#e6e8ea", "#7d8792", ("#56b4e9", "#f0925a", "#a5adb5"))
+LIGHT = Scheme("#1d2126", "#8a929c", ("#0072b2", "#d55e00", "#6b6b6b", "#009e73"))
+DARK = Scheme("#e6e8ea", "#7d8792", ("#56b4e9", "#f0925a", "#a5adb5", "#45c9a0"))
 
 Draw: TypeAlias = "Callable[[Canvas, Scheme], None]"
 
@@ -71,25 +71,37 @@ def style(scheme: Scheme) -> dict[str, Any]:
 
 
 def lines(panels: Sequence[tuple[str, str, dict[str, tuple[Sequence[float], Sequence[float]]]]],
-          x_label: str, alt: str, caption: str = "") -> Figure:
-    """Line plots side by side.
+          x_label: str, alt: str, caption: str = "", *, log: bool = False) -> Figure:
+    """Line plots side by side, at most five in a row.
 
     Args:
-        panels: (title, y label, series name → (x, y)); at most three series.
+        panels: (title, y label, series name → (x, y)); at most four series.
         x_label: of every panel.
         alt: what the figure shows.
         caption: below it.
+        log: logarithmic y axes.
     """
+    columns, rows = min(len(panels), 5), -(-len(panels) // 5)
+
     def paint(canvas: Any, scheme: Scheme) -> None:
-        axes = canvas.subplots(1, len(panels), squeeze=False)[0]
-        for ax, (title, y_label, series) in zip(axes, panels, strict=True):
-            for (name, (x, y)), colour, mark in zip(series.items(), scheme.series, "os^",
+        axes = canvas.subplots(rows, columns, squeeze=False).flat
+        for ax, (title, y_label, series) in zip(axes, panels, strict=False):
+            for (name, (x, y)), colour, mark in zip(series.items(), scheme.series, "os^D",
                                                     strict=False):
-                ax.plot(x, y, color=colour, marker=mark, markersize=3.2, linewidth=1.6, label=name)
+                ax.plot(x, y, color=colour, marker=mark, markersize=3.2, linewidth=1.6, label=name,
+                        markevery=max(1, len(x) // 12))
             ax.set(title=title, xlabel=x_label, ylabel=y_label)
+            if log:
+                low, high = ax.get_ylim()
+                ax.set_yscale("log")
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_formatter("{x:g}" if high < 5 * max(low, 1e-9) else "")
+        for ax in axes[len(panels):]:
+            ax.set_visible(False)
         axes[0].legend()
 
-    return draw(paint, (max(4.2 * len(panels), 7.4), 3.2), alt, caption)
+    width = 4.2 if rows == 1 else 3.4
+    return draw(paint, (max(width * columns, 7.4), 3.2 * rows), alt, caption)
 
 
 def scatter(panels: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_label: str,

@@ -2,8 +2,8 @@
 
 ``python -m tests.bench.weight_optimizers --data DIR -o DIR``: ``unf``, ``gmn`` and ``mlp`` (the
 same inputs, outputs, width and depth, no weight sees another) are trained in turn on each task and
-measured on that task from starts and with batches of their own. Adam stands beside with the best
-of seven step sizes, chosen on another start. What is there already is not made again.
+measured on that task from starts and with batches of their own, AdamW beside. Everybody's step size
+is the best of several, chosen on another start. What is there already is not made again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from metanet.tasks.optimize.unseen import Unseen
 
 KINDS, TASKS = ("unf", "gmn", "mlp"), ("rnn-digits", "cnn-digits")
 STEPS, STARTS = 200, 5
+FACTORS = GRID[3:]
 RECIPE = Recipe(kind="unf", hidden=16, depth=3, estimator="first-order", steps=150, truncation=20,
                 pairs=2, horizon=(50, 200), lr=0.003)
 
@@ -41,24 +42,22 @@ def final(task: str, name: str, lr: float | None, seed: int, nets: dict[str, Net
     return found if found is not None else 10.0
 
 
-def learned(recipe: Recipe, out: Path, source: str | None) -> dict:
-    """Train a net and measure it."""
-    task, kind = recipe.tasks[0], recipe.kind
-    net = Training(recipe, out, source).run()
-    start = time.process_time()
-    losses = [final(task, kind, None, s, {kind: net}, source) for s in range(STARTS)]
-    return {"losses": losses, "weights": len(net.theta), "meta_seconds": net.about["cpu_seconds"],
-            "seconds": (time.process_time() - start) / STARTS}
-
-
-def adam(task: str, source: str | None) -> dict:
-    """AdamW with the best of seven step sizes."""
-    tried = {1e-3 * f: final(task, "adamw", 1e-3 * f, TUNING_SEED, {}, source) for f in GRID}
+def measured(task: str, name: str, lrs: list[float], nets: dict[str, Net], source: str | None
+             ) -> dict:
+    """Final losses with the step size that is best on another start."""
+    tried = {lr: final(task, name, lr, TUNING_SEED, nets, source) for lr in lrs}
     best = min(tried, key=lambda lr: tried[lr])
     start = time.process_time()
-    losses = [final(task, "adamw", best, s, {}, source) for s in range(STARTS)]
-    return {"losses": losses, "weights": 0, "meta_seconds": 0, "lr": best,
+    losses = [final(task, name, best, seed, nets, source) for seed in range(STARTS)]
+    return {"losses": losses, "lr": best, "weights": 0, "meta_seconds": 0,
             "seconds": (time.process_time() - start) / STARTS}
+
+
+def learned(recipe: Recipe, out: Path, source: str | None) -> dict:
+    """Train a net and measure it."""
+    net = Training(recipe, out, source).run()
+    found = measured(recipe.tasks[0], recipe.kind, [*FACTORS], {recipe.kind: net}, source)
+    return found | {"weights": len(net.theta), "meta_seconds": net.about["cpu_seconds"]}
 
 
 def kept(path: Path, make: object) -> dict:
@@ -81,11 +80,12 @@ def main() -> None:
     told = parser.parse_args()
     torch.set_num_threads(1)
     told.out.mkdir(parents=True, exist_ok=True)
-    print("| task | optimizer | final loss | of each meta-seed | weights | CPU s of meta-training "
-          "| CPU s of a training |\n|---|---|---|---|---|---|---|")
+    print("| task | optimizer | final loss | of each meta-seed | step size | weights | CPU s of "
+          "meta-training | of a training |\n|---|---|---|---|---|---|---|---|")
     for task in told.tasks:
         rows = {"AdamW, tuned": [kept(told.out / f"{task}-adamw.json",
-                                      lambda task=task: adam(task, told.data))]}
+                                      lambda task=task: measured(
+                                          task, "adamw", [1e-3 * f for f in GRID], {}, told.data))]}
         for kind in told.kinds:
             recipes = [replace(RECIPE, kind=kind, tasks=(task,), seed=seed, base=told.base)
                        for seed in range(told.seeds)]
@@ -94,16 +94,18 @@ def main() -> None:
                           for r in recipes]
         for name, found in rows.items():
             means = [mean(one["losses"]) for one in found]
-            print(f"| {task} | {name} | {mean(means):.4f} | {', '.join(f'{m:.4f}' for m in means)} "
-                  f"| {found[0]['weights']:,} | {mean(o['meta_seconds'] for o in found):.0f} | "
-                  f"{mean(o['seconds'] for o in found):.1f} |")
+            cells = [", ".join(f"{m:.4f}" for m in means),
+                     ", ".join(f"{one['lr']:.2g}" for one in found), f"{found[0]['weights']:,}",
+                     f"{mean(o['meta_seconds'] for o in found):.0f}",
+                     f"{mean(o['seconds'] for o in found):.1f}"]
+            print(f"| {task} | {name} | {mean(means):.4f} | {' | '.join(cells)} |")
         for other in [k for k in told.kinds if k != "mlp"] if "mlp" in told.kinds else []:
             ratio = np.log([o["losses"] for o in rows[other]]) - np.log(
                 [o["losses"] for o in rows["mlp"]])
             picks = np.random.default_rng(0).integers(STARTS, size=(2000, STARTS))
             low, high = np.percentile(ratio.mean(0)[picks].mean(1), [2.5, 97.5])
             print(f"| {task} | {other} minus mlp, log | {ratio.mean():+.3f} | {low:+.3f} to "
-                  f"{high:+.3f} over starts | | | |")
+                  f"{high:+.3f} over starts | | | | |")
 
 
 if __name__ == "__main__":

@@ -66,20 +66,23 @@ def _cell(value: float | None, form: str = ".4f") -> str:
 
 
 def plot(document: Mapping[str, Any]) -> bytes:
-    """Loss curves of nets, of AdamW as it comes and tuned; SVG."""
+    """Loss curves of the first two nets, of AdamW as it comes and tuned; SVG."""
     from metanet.report import plots
 
+    shown = [(net, "as it comes") for net in document["nets"]][:2]
+    shown += [("adamw", "usual"), ("adamw", "tuned")]
     panels = []
     for task in dict.fromkeys(row["split"] for row in document["rows"]):
-        series: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
-        for row in document["rows"]:
-            wanted = row["how"] == "as it comes" or row["optimizer"] == "adamw"
-            if row["split"] == task and wanted and row["curve"] and len(series) < 3:
-                places = [float(i + 1) / len(row["curve"]) for i in range(len(row["curve"]))]
-                series[row["model"]] = (places, row["curve"])
+        found = {(row["optimizer"], row["how"]): row for row in document["rows"]
+                 if row["split"] == task and row["curve"]}
+        series = {found[key]["model"]: _steps(found[key]["curve"]) for key in shown if key in found}
         if series:
             panels.append((task, "training loss", series))
-    return plots.lines(panels, "share of the steps", "Loss curves on unseen tasks").light
+    return plots.lines(panels, "share of the steps", "Loss curves on unseen tasks", log=True).light
+
+
+def _steps(curve: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    return [(i + 1) / len(curve) for i in range(len(curve))], curve
 
 
 def write(document: Mapping[str, Any], out: Path) -> None:
