@@ -141,9 +141,9 @@ _MNIST_NOTES = (
     "flagship Q contains, 0.955, the CNN 0.955, difference 0.000 [-0.022, 0.022]. So queries catch "
     "up when training is long enough; with 400 members half a point cannot be told from none, and "
     "flagship Q itself was not run so long.",
-    "At equal time (20 CPU seconds of training each, one seed, peers as they come; command and "
-    "curves in tests/bench/README.md): DWS 0.41 against 0.09 (0.21 with means), GMN 0.36 against "
-    "0.11 of neural-graphs, UNF 0.39 against 0.23 of its authors (JAX).",
+    "At equal time (60 CPU seconds of training each, one seed, peers as they come; command and "
+    "curves in tests/bench/README.md): DWS 0.50 against 0.33 (0.23 with means), GMN 0.40 against "
+    "0.11 of neural-graphs, UNF 0.38 against 0.34 of its authors (JAX).",
     "The headline on at least 10,000 training INRs was not run. To make them takes about 50 "
     "minutes of an idle core (3.5 INRs per CPU second at 1,000 full steps); to learn from them "
     "with three readers, three seeds and 60 epochs takes 5 to 10 hours (3.6 to 6.8 s per 1,000 "
