@@ -148,7 +148,7 @@ _MNIST_NOTES = (
 _DIGITS_NOTES = (
     "With five epochs flagship W was above the statistics by +0.024 [-0.002, 0.047]. Two "
     "hundredths are hardly more than nothing, here where boosted trees read next to nothing too.",
-    "Left out for time: GMN.")
+    "Left out for time: GMN with the forward schedule.")
 _QUICK_INR = "base: inr-digits\nfit: {steps: 60}\n"
 
 SUITES = {suite.name: suite for suite in (
