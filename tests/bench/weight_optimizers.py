@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -60,12 +61,43 @@ def learned(recipe: Recipe, out: Path, source: str | None) -> dict:
     return found | {"weights": len(net.theta), "meta_seconds": net.about["cpu_seconds"]}
 
 
-def kept(path: Path, make: object) -> dict:
+def kept(path: Path, make: Callable[[], dict]) -> dict:
     """What a file holds, or what is made and put there."""
     if not path.exists():
-        found = make()  # type: ignore[operator]
-        path.write_text(json.dumps(found), encoding="utf-8")
+        path.write_text(json.dumps(make()), encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rows_of(task: str, told: argparse.Namespace) -> dict[str, list[dict]]:
+    """Optimizer → one result for each meta-seed."""
+    def adam() -> dict:
+        return measured(task, "adamw", [1e-3 * f for f in GRID], {}, told.data)
+
+    def of_seed(kind: str, seed: int) -> dict:
+        recipe = replace(RECIPE, kind=kind, tasks=(task,), seed=seed, base=told.base)
+        folder = told.out / recipe.key
+        return kept(folder.with_suffix(".json"), lambda: learned(recipe, folder, told.data))
+
+    rows = {kind: [of_seed(kind, seed) for seed in range(told.seeds)] for kind in told.kinds}
+    return {"AdamW, tuned": [kept(told.out / f"{task}-adamw.json", adam)], **rows}
+
+
+def show(task: str, rows: dict[str, list[dict]]) -> None:
+    """Lines of the table, and each net beside ``mlp``."""
+    for name, found in rows.items():
+        means = [mean(one["losses"]) for one in found]
+        cells = [", ".join(f"{m:.4f}" for m in means),
+                 ", ".join(f"{one['lr']:.2g}" for one in found), f"{found[0]['weights']:,}",
+                 f"{mean(o['meta_seconds'] for o in found):.0f}",
+                 f"{mean(o['seconds'] for o in found):.1f}"]
+        print(f"| {task} | {name} | {mean(means):.4f} | {' | '.join(cells)} |")
+    for other in {"unf", "gmn"} & rows.keys() if "mlp" in rows else ():
+        ratio = np.log([o["losses"] for o in rows[other]]) - np.log(
+            [o["losses"] for o in rows["mlp"]])
+        picks = np.random.default_rng(0).integers(STARTS, size=(2000, STARTS))
+        low, high = np.percentile(ratio.mean(0)[picks].mean(1), [2.5, 97.5])
+        print(f"| {task} | {other} minus mlp, log | {ratio.mean():+.3f} | {low:+.3f} to "
+              f"{high:+.3f} over starts | | | | |")
 
 
 def main() -> None:
@@ -83,29 +115,7 @@ def main() -> None:
     print("| task | optimizer | final loss | of each meta-seed | step size | weights | CPU s of "
           "meta-training | of a training |\n|---|---|---|---|---|---|---|---|")
     for task in told.tasks:
-        rows = {"AdamW, tuned": [kept(told.out / f"{task}-adamw.json",
-                                      lambda task=task: measured(
-                                          task, "adamw", [1e-3 * f for f in GRID], {}, told.data))]}
-        for kind in told.kinds:
-            recipes = [replace(RECIPE, kind=kind, tasks=(task,), seed=seed, base=told.base)
-                       for seed in range(told.seeds)]
-            rows[kind] = [kept(told.out / f"{r.key}.json",
-                               lambda r=r: learned(r, told.out / r.key, told.data))
-                          for r in recipes]
-        for name, found in rows.items():
-            means = [mean(one["losses"]) for one in found]
-            cells = [", ".join(f"{m:.4f}" for m in means),
-                     ", ".join(f"{one['lr']:.2g}" for one in found), f"{found[0]['weights']:,}",
-                     f"{mean(o['meta_seconds'] for o in found):.0f}",
-                     f"{mean(o['seconds'] for o in found):.1f}"]
-            print(f"| {task} | {name} | {mean(means):.4f} | {' | '.join(cells)} |")
-        for other in [k for k in told.kinds if k != "mlp"] if "mlp" in told.kinds else []:
-            ratio = np.log([o["losses"] for o in rows[other]]) - np.log(
-                [o["losses"] for o in rows["mlp"]])
-            picks = np.random.default_rng(0).integers(STARTS, size=(2000, STARTS))
-            low, high = np.percentile(ratio.mean(0)[picks].mean(1), [2.5, 97.5])
-            print(f"| {task} | {other} minus mlp, log | {ratio.mean():+.3f} | {low:+.3f} to "
-                  f"{high:+.3f} over starts | | | | |")
+        show(task, rows_of(task, told))
 
 
 if __name__ == "__main__":
