@@ -9,9 +9,7 @@ is the best of several, chosen on another start. What is there already is not ma
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -27,6 +25,7 @@ from metanet.tasks.optimize.rivals import GRID
 from metanet.tasks.optimize.spec import Net
 from metanet.tasks.optimize.trial import trial
 from metanet.tasks.optimize.unseen import Unseen
+from tests.bench.kept import kept
 
 KINDS, TASKS = ("unf", "gmn", "mlp"), ("rnn-digits", "cnn-digits")
 STEPS, STARTS = 200, 5
@@ -59,13 +58,6 @@ def learned(recipe: Recipe, out: Path, source: str | None) -> dict:
     net = Training(recipe, out, source).run()
     found = measured(recipe.tasks[0], recipe.kind, [*FACTORS], {recipe.kind: net}, source)
     return found | {"weights": len(net.theta), "meta_seconds": net.about["cpu_seconds"]}
-
-
-def kept(path: Path, make: Callable[[], dict]) -> dict:
-    """What a file holds, or what is made and put there."""
-    if not path.exists():
-        path.write_text(json.dumps(make()), encoding="utf-8")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def rows_of(task: str, told: argparse.Namespace) -> dict[str, list[dict]]:

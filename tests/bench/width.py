@@ -37,6 +37,7 @@ from metanet.tasks.predict.normal import Normal
 from metanet.tasks.predict.rows.neural import larger
 from metanet.tasks.predict.trust import shuffled
 from metanet.tasks.predict.wiring import wiring
+from tests.bench.kept import kept
 
 RECIPE = """factory: net
 about: Perceptrons of one width on the digits of scikit-learn.
@@ -196,15 +197,6 @@ def logits(found: Sequence[tuple[Task, Part]]) -> Array:
 
 def tau(predicted: Array, found: Sequence[tuple[Task, Part]]) -> float:
     return metrics.tau(np.asarray(predicted), truth(found))
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A result, or what was stored of it."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(make()), encoding="utf-8")
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return known
 
 
 # ------------------------------------------------------------ trees
