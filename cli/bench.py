@@ -16,7 +16,7 @@ Number = Optional[int]  # noqa: UP045 - typer reads it on Python 3.10
 
 def bench(
     suite: Annotated[str, typer.Argument(
-        metavar="SUITE", help="inr-digits, inr-mnist, small-cnn, seed-only or wild.")],
+        metavar="SUITE", help="inr-digits, inr-mnist, headline, small-cnn, seed-only or wild.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results; "
                                       "an interrupted suite goes on.")],
     zoos: Annotated[Optional[Path], typer.Option(  # noqa: UP045

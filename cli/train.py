@@ -38,7 +38,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run; an "
                                       "interrupted one goes on.")],
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="mlp, deepsets, dws, "
-                     "unf, gmn, gmn-forward, flagship-w, probing or flagship-q.")] = "gmn",
+                     "unf, gmn, gmn-forward, product, flagship-w, probing or flagship-q.")] = "gmn",
     split: Split = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, max=10**6)] = 30,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, max=10**6)] = 32,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.x)
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """``mnist/train/123``: a name for every image, the same in every zoo."""
         return tuple(f"{self.name}/{self.part}/{i}" for i in self.index.tolist())

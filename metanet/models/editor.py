@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metanet.errors import SymmetryError
 from metanet.graph import WeightBatch
 from metanet.models.base import CODERS, Saved, check_sizes, read_space
 from metanet.models.encoder import Encoder, Options
@@ -44,6 +45,9 @@ class Editor(Saved, library_name="metanet", coders=CODERS):
                  residual: bool = True) -> None:
         super().__init__()
         check_sizes(channels=channels, width=width, depth=depth)
+        if kind == "product":
+            raise SymmetryError("kind='product' gives states of neurons and none of edges, so it "
+                                "cannot edit weights; take 'gmn' or 'unf'")
         self.space = space = read_space(space)
         self.c_in = self.c_out = channels
         self.residual = residual

@@ -17,6 +17,7 @@ from metanet.nn import (
     GMNLayer,
     LayerNorm,
     Pointwise,
+    ProductWalk,
     Residual,
     Stack,
     UNFLinear,
@@ -24,7 +25,7 @@ from metanet.nn import (
 from metanet.nn.pointwise import n_blocks
 from metanet.symmetry import WeightSpace
 
-KINDS = ("gmn", "unf")
+KINDS = ("gmn", "unf", "product")
 
 
 class Standardise(nn.Module):
@@ -93,10 +94,13 @@ class Encoder(nn.Module):
                                 f"{', '.join(KINDS)}")
         self.standardise = Standardise(space, options.channels)
         self.encoding = Encoding(space, options.channels, tuple(options.encoding))
-        self.embed = Embed(space, self.encoding.c_out, options.width)
+        product = options.kind == "product"  # the states alone; there are no layers behind it
+        self.embed: ProductWalk | Embed = ProductWalk(
+            space, self.encoding.c_out, options.width, rounds=max(1, options.depth)
+        ) if product else Embed(space, self.encoding.c_out, options.width)
         self.home, self.states = self.embed.space_out, self.embed.states
         layers: list[nn.Module] = []
-        for _ in range(options.depth):
+        for _ in range(0 if product else options.depth):
             layers.append(_layer(self.home, options))
             if options.channel_dropout:
                 layers.append(ChannelDropout(self.home, options.width, options.channel_dropout))

@@ -41,10 +41,12 @@ class Metanet(Saved, library_name="metanet", coders=CODERS):
     Args:
         space: a WeightSpace, its JSON or its text.
         outputs: numbers to predict.
-        kind: layers of the encoder, ``gmn`` (linear in depth) or ``unf`` (complete basis).
+        kind: layers of the encoder: ``gmn`` (linear in depth), ``unf`` (complete basis), or
+            ``product`` (``nn.ProductWalk``: states of neurons from products of weights, the
+            cheapest where the wiring counts).
         channels: channels of the input batches.
         width: channels of the latent layers.
-        depth: number of latent layers.
+        depth: number of latent layers, or of rounds of ``product``.
         encoding: features of ``metanet.nn.Encoding``.
         head: hidden width of the head.
         dropout: in the head.

@@ -18,6 +18,7 @@ from metanet.nn.nfn import HNPLinear, NPLinear, free_ends
 from metanet.nn.pointwise import BlockNorm, ChannelLinear, LayerNorm, Pointwise, Residual
 from metanet.nn.pool import InvariantPool
 from metanet.nn.probes import Probes
+from metanet.nn.product import ProductWalk
 from metanet.nn.scale import ScaleGMNLayer
 from metanet.nn.stack import Stack
 from metanet.nn.unf import Term, UNFLinear
@@ -43,6 +44,7 @@ __all__ = [
     "Orbit",
     "Pointwise",
     "Probes",
+    "ProductWalk",
     "Residual",
     "ScaleGMNLayer",
     "Stack",

@@ -124,13 +124,14 @@ def node_basis(space: WeightSpace, frozen: str = "auto") -> Basis:
     seen = grids(space, frozen)
     views = {}
     for name, grid in seen.items():
-        every = patterns(grid.slots) if len(grid.slots) <= DIAGONAL_SLOTS else [_discrete(grid)]
+        every = patterns(grid.slots) if len(grid.slots) <= DIAGONAL_SLOTS else [discrete(grid.slots)]
         views[name] = [(pattern, chosen) for pattern in every for chosen in pattern.nodes()]
     return _collected(seen, views)
 
 
-def _discrete(grid: Grid) -> Pattern:
-    return _pattern(grid.slots, {i: i for i in range(len(grid.slots))})
+def discrete(slots: Sequence[Slot]) -> Pattern:
+    """The pattern that identifies no slots."""
+    return _pattern(slots, {i: i for i in range(len(slots))})
 
 
 def _collected(seen: dict[str, Grid],

@@ -43,12 +43,11 @@ def latent(space: WeightSpace, frozen: str = "auto", nodes: bool = True) -> Weig
     tensors: dict[str, TensorSpec] = {}
     for name, grid in grids(space, frozen).items():
         tensors[name] = _spec(_axes(grid), sizes)
-    for group in space.normal_groups if nodes else ():
-        states = (*group.over, group.label)
-        axes = tuple(Occ(label, space.group(label).over) for label in states)
-        _add(tensors, node_name(group.label), _spec(axes, sizes))
-    if nodes:
-        _add(tensors, GLOBAL, TensorSpec((), ()))
+    for name, spec in node_space(space).tensors.items() if nodes else ():
+        if name in tensors:
+            raise SymmetryError(f"the space has a tensor {name!r}, which is the name of a latent "
+                                f"state; rename it, or take latent(…, nodes=False)")
+        tensors[name] = spec
     kept = {slot.label for grid in grids(space, frozen).values() for slot in grid.slots}
     groups = [g for g in space.normal_groups if nodes or g.label in kept]
     found = WeightSpace(groups, tensors)
@@ -56,11 +55,15 @@ def latent(space: WeightSpace, frozen: str = "auto", nodes: bool = True) -> Weig
     return found
 
 
-def _add(tensors: dict[str, TensorSpec], name: str, spec: TensorSpec) -> None:
-    if name in tensors:
-        raise SymmetryError(f"the space has a tensor {name!r}, which is the name of a latent "
-                            f"state; rename it, or take latent(…, nodes=False)")
-    tensors[name] = spec
+@lru_cache(maxsize=64)
+def node_space(space: WeightSpace) -> WeightSpace:
+    """The states alone: ``@label`` of every group, with axes ``(*over, label)``, and ``@``."""
+    sizes = {group.label: group.size for group in space.normal_groups}
+    tensors: dict[str, TensorSpec] = {}
+    for group in space.normal_groups:
+        axes = tuple(Occ(label, space.group(label).over) for label in (*group.over, group.label))
+        tensors[node_name(group.label)] = _spec(axes, sizes)
+    return WeightSpace(space.normal_groups, {**tensors, GLOBAL: TensorSpec((), ())})
 
 
 def _spec(axes: tuple[Axis, ...], sizes: dict[str, int]) -> TensorSpec:

@@ -24,6 +24,7 @@ SMALL = {"width": 8, "depth": 2, "head": 16, "dropout": 0.0}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "unf": {"kind": "unf", "checkpoint": True},
+    "product": {"kind": "product", "pool": ["mean", "attention"]},
     "reads": {"statistics": False, "schedule": "forward", "messages": 1, "activation": "relu",
               "encoding": ["raw", "fan_in", "quantile", "depth", "role", "neuron"]},
     "pna": {"aggregate": ["mean", "max", "std"], "pool": ["attention", "mean", "sum"],

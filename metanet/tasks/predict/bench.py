@@ -96,8 +96,8 @@ def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[
         MetanetError: if the folder holds the results of another plan.
     """
     budget = options.budget or (QUICK if options.quick else suite.budget)
-    names = options.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
-    chosen = [row(name) for name in names if name not in suite.skip]
+    names = options.rows or suite.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
+    chosen = [row(name) for name in names]
     _claim(suite, options, budget)
     stages = list(stages_of(suite, options, say))
     for stage in stages:
@@ -172,7 +172,7 @@ def _zoo(board: Board, options: Options, say: Say) -> Any:
                                f"build {board.recipe} -o {given}`")
         return zoo
     say(f"building the zoo {board.recipe}: minutes to hours, resumable")
-    return build(board.recipe, options.out / "zoos" / board.recipe, data=options.data)
+    return build(board.recipe, options.out / "zoos" / board.recipe, n=board.n, data=options.data)
 
 
 def _claim(suite: Suite, options: Options, budget: Budget) -> None:

@@ -25,6 +25,7 @@ class Board:
         other: recipe of a second zoo of the same space that is only tested on.
         quick: recipe of the small size: YAML text that stands on a shipped one.
         quick_n: its members.
+        n: members to build; by default the recipe's number.
     """
 
     recipe: str
@@ -34,17 +35,21 @@ class Board:
     other: str | None = None
     quick: str = ""
     quick_n: int = 40
+    n: int | None = None
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Boards that make one table, with the budget of every row; notes stand in its card."""
+    """Boards that make one table, with the budget of every row; notes stand in its card.
+
+    ``rows`` names the rows of the table, by default all that there are.
+    """
 
     name: str
     about: str
     boards: tuple[Board, ...]
     budget: Budget
-    skip: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -159,6 +164,13 @@ SUITES = {suite.name: suite for suite in (
     Suite("inr-mnist", "Which digit a SIREN shows: networks of MNIST after the recipe of DWSNets.",
           (Board("inr-mnist", LABEL, (IID_IMAGE,), quick=_QUICK_INR, quick_n=120),),
           Budget(batch_size=16, patience=5), notes=_INR_NOTES + _MNIST_NOTES),
+    Suite("headline", "inr-mnist with more than 10,000 networks to learn from: how far reading "
+          "weights goes.",
+          (Board("inr-mnist", LABEL, (Cut("iid", "image", folds=10),), quick=_QUICK_INR,
+                 quick_n=120, n=12_600),),
+          Budget(epochs=60, batch_size=64, patience=15, trials=1, seeds=3),
+          rows=("mean", "statistics", "render-logistic", "render-cnn", "product", "flagship-w",
+                "probing", "flagship-q")),
     # Accuracy itself is no target here: its spread over seeds is that of 359 test images.
     Suite("seed-only", "Test loss where only the seed differs: what weights alone can add.",
           (Board("seed-only", LOSS, (IID_RUN,), quick=_QUICK_SEED, quick_n=40),),

@@ -256,12 +256,18 @@ def _side(task: Task) -> int:
 
 def _flagship_net(task: Task, budget: Budget, setting: Setting, outputs: int,
                   channels: int) -> nn.Module:
+    kind = setting["kind"]
+    wider, shape = _SHAPES[kind]
     return MetanetReader(
-        task.space, outputs, channels, _context(task), kind=setting["kind"],
-        width=budget.width, depth=3 if setting["kind"] == "unf" else 2,
+        task.space, outputs, channels, _context(task), kind=kind, width=wider * budget.width,
         encoding=("raw", "signlog", "activation") if not is_inr(task) else ("raw", "signlog"),
-        pool=("mean", "std", "max"), dropout=setting["dropout"],
-        **({} if setting["kind"] == "unf" else {"schedule": "forward"}))
+        pool=("mean", "std", "max"), dropout=setting["dropout"], **shape)
+
+
+# Layers of a flagship: how much wider than the budget says, and what else they take.
+_SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
+    "product": (4, {"depth": 1}), "unf": (1, {"depth": 3}),
+    "gmn": (1, {"depth": 2, "schedule": "forward"})}
 
 
 def _flagship_w(task: Task, budget: Budget, setting: Setting) -> Reader:
@@ -298,10 +304,10 @@ def has_code(task: Task) -> bool:
 
 _LRS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2}, {"lr": 1.5e-3, "dropout": 0.2},
                              {"lr": 4e-3, "dropout": 0.5}, {"lr": 1e-2, "dropout": 0.2})
-_KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "kind": "unf"},
-                               {"lr": 4e-3, "dropout": 0.2, "kind": "gmn"},
-                               {"lr": 4e-3, "dropout": 0.5, "kind": "unf"},
-                               {"lr": 1.5e-3, "dropout": 0.2, "kind": "unf"})
+_KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "kind": "product"},
+                               {"lr": 4e-3, "dropout": 0.2, "kind": "unf"},
+                               {"lr": 1.5e-3, "dropout": 0.2, "kind": "product"},
+                               {"lr": 4e-3, "dropout": 0.2, "kind": "gmn"})
 
 row_of("mlp", "flat MLP", "W", _plain(FlatMLP), _LRS, invariant=False)
 row_of("deepsets", "DeepSets per tensor", "W", _plain(DeepSets), _LRS)
@@ -309,6 +315,7 @@ row_of("dws", "DWS", "W", _dws, _LRS)
 row_of("unf", "UNF", "W", metanet("unf", 1.5), _LRS)
 row_of("gmn", "GMN, parallel", "W", metanet("gmn"), _LRS)
 row_of("gmn-forward", "GMN, forward schedule", "W", metanet("gmn", schedule="forward"), _LRS)
+row_of("product", "GMN with products", "W", metanet("product", 4.0, depth=1), _LRS)
 register(Row("flagship-w", "flagship W", "W", blended(_flagship_w, "reader-w"), _KINDS,
              make=_flagship_w))
 row_of("reader-w", "flagship W, its reader alone", "W", _flagship_w, _KINDS)
