@@ -124,7 +124,8 @@ def node_basis(space: WeightSpace, frozen: str = "auto") -> Basis:
     seen = grids(space, frozen)
     views = {}
     for name, grid in seen.items():
-        every = patterns(grid.slots) if len(grid.slots) <= DIAGONAL_SLOTS else [discrete(grid.slots)]
+        small = len(grid.slots) <= DIAGONAL_SLOTS
+        every = patterns(grid.slots) if small else [discrete(grid.slots)]
         views[name] = [(pattern, chosen) for pattern in every for chosen in pattern.nodes()]
     return _collected(seen, views)
 
