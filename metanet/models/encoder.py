@@ -94,13 +94,10 @@ class Encoder(nn.Module):
                                 f"{', '.join(KINDS)}")
         self.standardise = Standardise(space, options.channels)
         self.encoding = Encoding(space, options.channels, tuple(options.encoding))
-        product = options.kind == "product"  # the states alone; there are no layers behind it
-        self.embed: ProductWalk | Embed = ProductWalk(
-            space, self.encoding.c_out, options.width, rounds=max(1, options.depth)
-        ) if product else Embed(space, self.encoding.c_out, options.width)
+        self.embed = _start(space, self.encoding.c_out, options)
         self.home, self.states = self.embed.space_out, self.embed.states
         layers: list[nn.Module] = []
-        for _ in range(0 if product else options.depth):
+        for _ in range(0 if options.kind == "product" else options.depth):
             layers.append(_layer(self.home, options))
             if options.channel_dropout:
                 layers.append(ChannelDropout(self.home, options.width, options.channel_dropout))
@@ -121,6 +118,14 @@ class Encoder(nn.Module):
         """States after ``start`` → states after all layers, ``[N, *slots, width]``."""
         found: WeightBatch = self.norm(self.layers(states))
         return found
+
+
+def _start(space: WeightSpace, c: int, options: Options) -> Embed | ProductWalk:
+    """Into the latent space; products end with its states, so that no layers stand behind them."""
+    if options.kind != "product":
+        return Embed(space, c, options.width)
+    return ProductWalk(space, c, options.width, rounds=max(1, options.depth),
+                       dropout=options.channel_dropout)
 
 
 def _layer(home: WeightSpace, options: Options) -> nn.Module:

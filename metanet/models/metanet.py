@@ -57,7 +57,7 @@ class Metanet(Saved, library_name="metanet", coders=CODERS):
         aggregate: of the GMN layers, as ``schedule``, ``messages`` and ``activation``; see
             ``metanet.nn.GMNLayer``.
         mixing: of the UNF layers; see ``metanet.nn.UNFLinear``.
-        channel_dropout: behind every layer.
+        channel_dropout: behind every layer; within every visit of ``product``.
         checkpoint: keep only what goes into each layer, and compute the rest again in the
             backward pass: less memory, about a third more time.
         probes: number of learned inputs that are run through the members (0: none); their answers

@@ -63,21 +63,24 @@ class ProductWalk(nn.Module):
             alone; in later ones those of all its neighbours, and its own.
         rank: channels that the edges of a block are brought to before they are multiplied, where
             they have more.
+        dropout: within each visit.
 
     Raises:
-        SymmetryError: for a number below 1.
+        SymmetryError: for a number below 1, or a dropout outside [0, 1).
     """
 
     coupled = True
 
-    def __init__(self, space: WeightSpace, c_in: int, c: int, rounds: int = 1, rank: int = 16
-                 ) -> None:
+    def __init__(self, space: WeightSpace, c_in: int, c: int, rounds: int = 1, rank: int = 16,
+                 dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise SymmetryError(f"ProductWalk(dropout={dropout}): must be in [0, 1)")
         for name, value in (("c_in", c_in), ("c", c), ("rounds", rounds), ("rank", rank)):
             if value < 1:
                 raise SymmetryError(f"ProductWalk({name}={value}): must be at least 1")
         self.space, self.space_out, self.c_in, self.c_out = space, node_space(space), c_in, c
-        self.basis, self.rank = node_basis(space), rank
+        self.basis, self.rank, self.dropout = node_basis(space), rank, dropout
         self.states = tuple(self.space_out.tensors)
         self.narrow = nn.ParameterDict({
             str(i): torch.randn(grid.width * c_in, rank) / sqrt(grid.width * c_in)
@@ -133,7 +136,8 @@ class _Visit(nn.Module):
         widths += [walk.edge_width(p.block) * walk.c_out for p in self.products]
         inputs = sum(widths) + (2 * walk.c_out if again else 0)
         c = walk.c_out
-        self.net = nn.Sequential(nn.Linear(inputs, c), nn.LayerNorm(c), nn.GELU(), nn.Linear(c, c))
+        self.net = nn.Sequential(nn.Linear(inputs, c), nn.LayerNorm(c), nn.GELU(),
+                                 nn.Dropout(walk.dropout), nn.Linear(c, c))
 
     def forward(self, plain: dict[str, Reductions], narrow: dict[str, Reductions],
                 states: dict[str, Tensor]) -> Tensor:

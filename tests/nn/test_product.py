@@ -103,6 +103,16 @@ def test_refuses_numbers_below_one(name: str) -> None:
         ProductWalk(CHAIN, **sizes)
 
 
+def test_dropout_is_for_training_alone() -> None:
+    walk, batch = randomised(ProductWalk(CHAIN, 2, 8, dropout=0.5)), random_batch(CHAIN, 2)
+    walk.train()
+    assert not torch.equal(walk(batch).blocks["@"], walk(batch).blocks["@"])
+    walk.eval()
+    assert torch.equal(walk(batch).blocks["@"], walk(batch).blocks["@"])
+    with pytest.raises(SymmetryError, match="dropout"):
+        ProductWalk(CHAIN, 1, 2, dropout=1.0)
+
+
 def test_states_cannot_edit() -> None:
     with pytest.raises(SymmetryError, match="edit"):
         Editor(SPACES["mlp"], kind="product")
