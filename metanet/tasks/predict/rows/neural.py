@@ -267,7 +267,7 @@ def _flagship_net(task: Task, budget: Budget, setting: Setting, outputs: int,
 
 
 _SHAPES: dict[str, dict[str, Any]] = {
-    "product": {"depth": 2}, "unf": {"depth": 3}, "gmn": {"depth": 2, "schedule": "forward"}}
+    "product": {"depth": 2, "channel_dropout": 0.1}, "unf": {"depth": 3}, "gmn": {"depth": 2, "schedule": "forward"}}
 _WIDER = 4  # products have no states of edges: for the same time their neurons may have more
 
 
@@ -304,12 +304,12 @@ def has_code(task: Task) -> bool:
 
 
 _LRS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2},
-                             {"lr": 4e-3, "dropout": 0.2, "noise": 0.15},
+                             {"lr": 4e-3, "dropout": 0.2, "noise": 0.2},
                              {"lr": 1.5e-3, "dropout": 0.2}, {"lr": 4e-3, "dropout": 0.5})
-_KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "noise": 0.15},
-                               {"lr": 1.5e-3, "dropout": 0.2, "noise": 0.15},
-                               {"lr": 4e-3, "dropout": 0.2, "noise": 0.15, "kind": "gmn"},
-                               {"lr": 4e-3, "dropout": 0.5, "noise": 0.15})
+_KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "noise": 0.2},
+                               {"lr": 1.5e-3, "dropout": 0.2, "noise": 0.2},
+                               {"lr": 4e-3, "dropout": 0.2, "noise": 0.2, "kind": "gmn"},
+                               {"lr": 4e-3, "dropout": 0.5, "noise": 0.2})
 
 row_of("mlp", "flat MLP", "W", _plain(FlatMLP), _LRS, invariant=False)
 row_of("deepsets", "DeepSets per tensor", "W", _plain(DeepSets), _LRS)
@@ -317,7 +317,7 @@ row_of("dws", "DWS", "W", _dws, _LRS)
 row_of("unf", "UNF", "W", metanet("unf", 1.5), _LRS)
 row_of("gmn", "GMN, parallel", "W", metanet("gmn"), _LRS)
 row_of("gmn-forward", "GMN, forward schedule", "W", metanet("gmn", schedule="forward"), _LRS)
-row_of("product", "GMN with products", "W", metanet("product", _WIDER, depth=2), _LRS)
+row_of("product", "GMN with products", "W", metanet("product", _WIDER, **_SHAPES["product"]), _LRS)
 register(Row("flagship-w", "flagship W", "W", blended(_flagship_w, "reader-w"), _KINDS,
              make=_flagship_w))
 row_of("reader-w", "flagship W, its reader alone", "W", _flagship_w, _KINDS)
