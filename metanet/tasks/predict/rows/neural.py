@@ -267,7 +267,8 @@ def _flagship_net(task: Task, budget: Budget, setting: Setting, outputs: int,
 
 
 _SHAPES: dict[str, dict[str, Any]] = {
-    "product": {"depth": 2, "channel_dropout": 0.1}, "unf": {"depth": 3}, "gmn": {"depth": 2, "schedule": "forward"}}
+    "product": {"depth": 2, "channel_dropout": 0.1}, "unf": {"depth": 3},
+    "gmn": {"depth": 2, "schedule": "forward"}}
 _WIDER = 4  # products have no states of edges: for the same time their neurons may have more
 
 
