@@ -168,7 +168,7 @@ SUITES = {suite.name: suite for suite in (
           "weights goes.",
           (Board("inr-mnist", LABEL, (Cut("iid", "image", folds=10),), quick=_QUICK_INR,
                  quick_n=120, n=12_600),),
-          Budget(epochs=60, batch_size=64, patience=60, trials=1, seeds=3),
+          Budget(epochs=40, batch_size=64, patience=40, trials=1, seeds=3),
           rows=("mean", "statistics", "render-logistic", "render-cnn", "product", "flagship-w",
                 "probing", "flagship-q")),
     # Accuracy itself is no target here: its spread over seeds is that of 359 test images.
