@@ -169,8 +169,8 @@ SUITES = {suite.name: suite for suite in (
           (Board("inr-mnist", LABEL, (Cut("iid", "image", folds=10),), quick=_QUICK_INR,
                  quick_n=120, n=12_600),),
           Budget(epochs=40, batch_size=64, patience=40, trials=1, seeds=3),
-          rows=("mean", "statistics", "render-logistic", "render-cnn", "product", "flagship-w",
-                "probing", "flagship-q")),
+          rows=("mean", "statistics", "render-logistic", "render-cnn", "flagship-w", "reader-w",
+                "probing", "flagship-q", "reader-q")),
     # Accuracy itself is no target here: its spread over seeds is that of 359 test images.
     Suite("seed-only", "Test loss where only the seed differs: what weights alone can add.",
           (Board("seed-only", LOSS, (IID_RUN,), quick=_QUICK_SEED, quick_n=40),),
