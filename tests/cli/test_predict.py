@@ -103,7 +103,7 @@ def test_bench_quick(run: Run, tmp_path: Path) -> None:
     assert "Out of distribution" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-SUITES = ["inr-digits", "inr-mnist", "seed-only", "small-cnn", "wild"]
+SUITES = ["headline", "inr-digits", "inr-mnist", "seed-only", "small-cnn", "wild"]
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -15,7 +15,7 @@ def card(document: Mapping[str, Any]) -> str:
              str(document["about"]), "",
              f"`{document['command']}` on {document['machine']}. Budget of every row: at most "
              f"{budget['trials']} settings, chosen on validation; {budget['seeds']} seeds (where a "
-             "split is iid, each seed has another fifth of the members as its test part, so "
+             "split is iid, each seed has other members as its test part, so "
              "mean and deviation are over folds and starts together); at most "
              f"{budget['epochs']} epochs of batches of {budget['batch_size']}, stopped on "
              f"validation after {budget['patience']} without progress; width {budget['width']}. "
