@@ -415,7 +415,8 @@ def _see(stage: Stage, out: Path) -> None:
         return
     found: dict[str, Any] = {"true": {k: p.y.tolist() for k, p in stage.tests().items()}}
     if is_inr(stage.task):
-        pictures = render(stage.task.parts["test"][range(16)], module_of(stage.task.recipe), 28)
+        shown = stage.task.parts["test"][range(min(16, len(stage.task.parts["test"])))]
+        pictures = render(shown, module_of(stage.task.recipe), 28)
         found["pictures"] = [[[round(v, 2) for v in line] for line in one]
                              for one in pictures.tolist()]
     _write(path, found)
