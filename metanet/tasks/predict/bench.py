@@ -97,7 +97,8 @@ def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[
     """
     budget = options.budget or (QUICK if options.quick else suite.budget)
     names = options.rows or suite.rows or (QUICK_ROWS if options.quick else tuple(ROWS))
-    chosen = [row(name) for name in names]
+    chosen = [replace(one, settings=(suite.settings[one.name], *one.settings))
+              if one.name in suite.settings else one for one in map(row, names)]
     _claim(suite, options, budget)
     stages = list(stages_of(suite, options, say))
     for stage in stages:
