@@ -32,6 +32,8 @@ def build(
         help="Seed of everything; by default the recipe's.")] = None,
     engine: Engine = "local",
     workers: Workers = 2,
+    force: Annotated[bool, typer.Option(
+        "--force", help="Replace a zoo of another recipe at DIR.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,7 +43,7 @@ def build(
     sink = Sink(as_json=as_json, quiet=quiet)
     with sink.counter() as show:
         zoo = run(recipe, out, n=n, seed=seed, engine=engine, workers=workers, data=data,
-                  progress=lambda at: show(at.done, at.total))
+                  force=force, progress=lambda at: show(at.done, at.total))
     document = {"out": out, "members": len(zoo), "complete": zoo.complete,
                 "recipe_hash": zoo.card.recipe_hash}
     sink.result(document, f"{len(zoo)} members in {out}")

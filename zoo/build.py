@@ -52,7 +52,7 @@ class Progress:
 
 def build(recipe: Recipe | str | os.PathLike[str], out: str | os.PathLike[str], *,
           n: int | None = None, seed: int | None = None, engine: str | Engine = "local",
-          workers: int = 2, data: str | os.PathLike[str] | None = None,
+          workers: int = 2, data: str | os.PathLike[str] | None = None, force: bool = False,
           progress: Callable[[Progress], None] | None = None) -> Zoo:
     """Build a zoo, or go on with one that was interrupted.
 
@@ -64,6 +64,7 @@ def build(recipe: Recipe | str | os.PathLike[str], out: str | os.PathLike[str], 
         engine: ``local``, ``ray``, or an engine of your own.
         workers: processes.
         data: file or folder of the data set; see ``metanet.zoo.data.load``.
+        force: replace a zoo of another recipe; one of the same recipe goes on.
         progress: called after every unit of work.
 
     Raises:
@@ -72,7 +73,7 @@ def build(recipe: Recipe | str | os.PathLike[str], out: str | os.PathLike[str], 
     wanted = _wanted(recipe, n, seed)
     source = _source(wanted.data.name, data)
     crew = engine_by_name(engine, workers) if isinstance(engine, str) else engine
-    zoo = Zoo.create(out, resume=True, **_card(wanted, source))
+    zoo = Zoo.create(out, resume=True, force=force, **_card(wanted, source))
     if zoo.complete:
         return zoo
     first = _committed(zoo, wanted, source)

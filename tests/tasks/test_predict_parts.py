@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,22 @@ from scipy.stats import kendalltau
 
 from metanet.errors import MetanetError, ZooError
 from metanet.tasks.predict import MetanetClassifier, MetanetRegressor, metrics
-from metanet.tasks.predict.data import ACCURACY, LABEL, Cut, Goal, as_files, load, load_folds
+from metanet.tasks.predict.bench import Stage, fill
+from metanet.tasks.predict.data import (
+    ACCURACY,
+    LABEL,
+    Cut,
+    Goal,
+    Task,
+    as_files,
+    elsewhere,
+    load,
+    load_folds,
+)
+from metanet.tasks.predict.images import answers
 from metanet.tasks.predict.loop import Plan, train
-from metanet.tasks.predict.rows import ROWS, Budget, neural
+from metanet.tasks.predict.rows import ROWS, Budget, Fitted, Row, neural
+from metanet.tasks.predict.rows.base import Setting
 from metanet.tasks.predict.table import Scored, summarise
 from metanet.tasks.predict.trust import Familiar, Interval, scaled, shuffled
 
@@ -32,6 +46,37 @@ def test_parts_share_nothing_and_hold_last_checkpoints() -> None:
     assert sum(map(len, found.parts.values())) + sum(
         found.census[k] for k in ("diverged", "chance")) == found.census["members"]
     assert not {h for h in found.hyper if h.split("=")[0] in ("seed", "run", "family")}
+
+
+def test_a_second_zoo_is_only_tested_on() -> None:
+    found = task("mixed")
+    part, census = elsewhere(zoo("net"), found)
+    assert len(part) == census["members"] - census["diverged"] - census["chance"]
+    assert part.context.tolist() == [[1.0 if kind == "relu" else 0.0 for kind in found.kinds]
+                                     ] * len(part)
+    hyper = dict(zip(found.hyper, part.hyper.T, strict=True))
+    assert np.isnan(hyper["activation=relu"]).all()  # that zoo does not vary it
+    assert np.isfinite(hyper["steps"]).all()
+    asked = answers(part, found, 50)
+    small = {**part.recipe, "data": {"name": "digits", "side": 28}}
+    assert np.abs(answers(replace(part, recipe=small), found, 50) - asked).max() > 0.01
+    assert np.array_equal(answers(part, replace(found, recipe=small), 50), asked)
+    with pytest.raises(ZooError, match="another architecture"):
+        elsewhere(zoo("inr"), replace(found, goal=LABEL))
+
+
+def test_seeds_of_another_setting_are_fitted_again(tmp_path: Path) -> None:
+    stage = Stage("net, y, iid", (task("net"),), {}, {})
+    seen: list[tuple[int, int]] = []
+
+    def fit(found: Task, budget: Budget, setting: Setting, seed: int) -> Fitted:
+        seen.append((setting["use"], seed))
+        return ROWS["mean"].fit(found, budget, {}, seed)
+
+    for use in (0, 1, 1):
+        one = Row("spy", "spy", "-", fit, ({"use": use},))
+        fill(one, stage, replace(BUDGET, trials=1, seeds=2), tmp_path, lambda line: None)
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_files_do_not_name_their_activation() -> None:

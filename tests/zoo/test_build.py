@@ -149,9 +149,11 @@ def test_progress_and_a_second_call(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(INR, tmp_path / "zoo", workers=1, n=2)
-    with pytest.raises(ZooError, match="another recipe"):
-        build(INR, tmp_path / "zoo", workers=1, n=3)
+    begun = len(build(INR, tmp_path / "zoo", workers=1, n=2))
+    with pytest.raises(ZooError, match=r"another recipe .*--force"):
+        build(INR, tmp_path / "zoo", workers=1, n=4)
+    assert len(Zoo.open(tmp_path / "zoo")) == begun
+    assert len(build(INR, tmp_path / "zoo", workers=1, n=4, force=True)) > begun
     with pytest.raises(ZooError, match="1438 images and the recipe makes 2 networks of each"):
         build(INR, tmp_path / "more", workers=1, n=2877)
     with pytest.raises(ZooError, match="n must be"):

@@ -17,7 +17,7 @@ import torch
 from metanet.errors import MetanetError
 from metanet.tasks.predict import metrics
 from metanet.tasks.predict.attribution import attribution
-from metanet.tasks.predict.data import Array, Part, Task, load, load_folds
+from metanet.tasks.predict.data import Array, Part, Task, elsewhere, load_folds
 from metanet.tasks.predict.images import is_inr, module_of, render
 from metanet.tasks.predict.rows import ROWS, Budget, Fitted, Row, row
 from metanet.tasks.predict.rows.neural import has_code, larger
@@ -108,7 +108,7 @@ def bench(suite: Suite, options: Options, say: Say = lambda line: None) -> dict[
             f"flag AUROC {', '.join(f'{k} {v:.2f}' for k, v in trust['auroc'].items())}")
         for one in chosen:
             if one.suits(stage.task):
-                _row(one, stage, budget, options.out, say)
+                fill(one, stage, budget, options.out, say)
         write(suite, stages, chosen, budget, options)
     return write(suite, stages, chosen, budget, options)
 
@@ -128,9 +128,8 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
                     and (options.zoos / board.other / "zoo.json").exists():
                 from metanet.zoo import Zoo
 
-                other = load(Zoo.open(options.zoos / board.other), board.goal)
-                tests["data set"] = _all(list(other.parts.values()))
-                census["data set"] = dict(other.census)
+                tests["data set"], census["data set"] = elsewhere(
+                    Zoo.open(options.zoos / board.other), tasks[0])
             short = board.goal.column.split(".")[-1]
             yield Stage(f"{board.recipe}, {short}, {cut.name}", tasks, tests, census)
 
@@ -139,20 +138,6 @@ def _freed(tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Tasks that know their signs and scales, so that no fit has to find them again."""
     wide = larger(tasks[0]) if has_code(tasks[0]) else None
     return tuple(replace(task, wide=wide) for task in tasks)
-
-
-def _all(parts: Sequence[Part]) -> Part:
-    """Members of several parts as one."""
-    from metanet.graph import WeightBatch
-
-    first = parts[0]
-    return replace(
-        first, ids=tuple(i for p in parts for i in p.ids),
-        batch=WeightBatch.cat([p.batch for p in parts]), y=np.concatenate([p.y for p in parts]),
-        strata=np.concatenate([p.strata for p in parts]),
-        hyper=np.concatenate([p.hyper for p in parts]),
-        context=torch.cat([p.context for p in parts]),
-        info={k: np.concatenate([p.info[k] for p in parts]) for k in first.info})
 
 
 def _zoo(board: Board, options: Options, say: Say) -> Any:
@@ -201,8 +186,8 @@ def fit_path(out: Path, stage: Stage, name: str, what: str) -> Path:
     return out / "fits" / folder / name / f"{what}.json"
 
 
-def _row(one: Row, stage: Stage, budget: Budget, out: Path, say: Say) -> None:
-    """Trials on seed 0, the best on validation, then the other seeds of that setting."""
+def fill(one: Row, stage: Stage, budget: Budget, out: Path, say: Say) -> None:
+    """One row: trials on seed 0, the best on validation, then the other seeds of that setting."""
     settings = (one.settings * budget.trials)[:budget.trials] if len(one.settings) > 1 \
         else one.settings[:1]
     trials = [_fit(one, stage, budget, setting, 0, fit_path(out, stage, one.name, f"trial-{i}"))
@@ -233,8 +218,8 @@ def _score(fit: Mapping[str, Any], stage: Stage, name: str) -> float:
 def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], seed: int,
          path: Path) -> dict[str, Any]:
     """One fit, or what is known of it."""
-    if path.exists():
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    known = _known(path, setting)
+    if known:
         return known
     task = stage.at(seed)
     _reset_peak()
@@ -244,13 +229,21 @@ def _fit(one: Row, stage: Stage, budget: Budget, setting: Mapping[str, Any], see
     wall = time.perf_counter() - wall
     for name, inner in fitted.inner.items():
         beside = path.parent.parent / name / path.name
-        if not beside.exists():
+        if not _known(beside, setting):
             _write(beside, _result(name, inner, stage, setting, seed))
     result = {**_result(one.name, fitted, stage, setting, seed), "wall": wall}
     if seed == 0 and one.name in _EXPLAINED:
         result["attribution"] = attribution(fitted, task)
     _write(path, result)
     return result
+
+
+def _known(path: Path, setting: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A fit that is finished; another choice of setting makes the seeds before it worthless."""
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["setting"] == dict(setting) else None
 
 
 def _result(name: str, fitted: Fitted, stage: Stage, setting: Mapping[str, Any], seed: int
@@ -423,4 +416,4 @@ def _see(stage: Stage, out: Path) -> None:
     _write(path, found)
 
 
-__all__ = ["Fitted", "Options", "Stage", "bench", "results", "stages_of", "write"]
+__all__ = ["Fitted", "Options", "Stage", "bench", "fill", "results", "stages_of", "write"]

@@ -103,6 +103,7 @@ class Part:
         context: what the architecture leaves open, ``[N, a]``: the activation, where members of
             one space differ in it.
         info: columns of the index.
+        recipe: of their zoo, where that is not the zoo of the task.
     """
 
     ids: tuple[str, ...]
@@ -112,6 +113,7 @@ class Part:
     hyper: Float[np.ndarray, "N h"]
     context: Float[Tensor, "N a"]
     info: Mapping[str, Array] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,7 +123,7 @@ class Part:
         pick = torch.from_numpy(index)
         return Part(tuple(self.ids[i] for i in index), self.batch[pick], self.y[index],
                     self.strata[index], self.hyper[index], self.context[pick],
-                    {k: v[index] for k, v in self.info.items()})
+                    {k: v[index] for k, v in self.info.items()}, self.recipe)
 
     def with_batch(self, batch: WeightBatch) -> Part:
         """The same members with other weights."""
@@ -186,6 +188,27 @@ def load_folds(zoo: Zoo, goal: Goal, cut: Cut, *, seed: int = 0, limit: int | No
                ) -> tuple[Task, ...]:
     """As :func:`load`, one task for each fold of the split; a single one where it has no folds."""
     return tuple(_tasks(zoo, goal, cut, seed, limit, None))
+
+
+def elsewhere(zoo: Zoo, task: Task) -> tuple[Part, dict[str, int]]:
+    """Members of a second zoo of the same architecture, none of which is learned from.
+
+    Returns:
+        All that have a sound target, hyper-parameters that their zoo does not vary as nan; and a
+        census.
+
+    Raises:
+        ZooError: if the zoo has no such target, or its members another space.
+    """
+    found, census = _usable(zoo, task.goal)
+    part, names = _everything(zoo, task.goal, found, zoo.query().arrays(list(zoo.columns)))
+    if part.batch.space != task.space:
+        raise ZooError(f"{zoo.path}: members are of another architecture than those of {task.name}")
+    given = dict(zip(names, part.hyper.T, strict=True))
+    unknown = np.full(len(part), np.nan)
+    hyper = np.array([given.get(name, unknown) for name in task.hyper]).T.reshape(len(part), -1)
+    return replace(part, hyper=hyper, context=contexts(part.info, task.kinds),
+                   recipe=zoo.recipe or {}), census
 
 
 def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None
@@ -257,7 +280,7 @@ def _everything(zoo: Zoo, goal: Goal, rows: Array, table: Mapping[str, Array]
     strata = np.array(["/".join(str(info[c][i]) for c in goal.stratum if c in info)
                        for i in range(len(rows))])
     ids = tuple(info["id"].tolist())
-    return Part(ids, batch, y, strata, hyper, contexts(info), info), names
+    return Part(ids, batch, y, strata, hyper, contexts(info, kinds_of(info)), info), names
 
 
 def _chosen(zoo: Zoo, rows: Array) -> Any:
@@ -297,9 +320,9 @@ def _numeric(values: Array, name: str) -> list[tuple[Array, str]]:
     return [(np.log(filled) if wide else filled, f"log {name}" if wide else name)]
 
 
-def contexts(info: Mapping[str, Array]) -> Float[Tensor, "N a"]:
-    """One-hot activation where it varies among members of one space; else no column."""
-    n, kinds = len(next(iter(info.values()))), kinds_of(info)
+def contexts(info: Mapping[str, Array], kinds: Sequence[str]) -> Float[Tensor, "N a"]:
+    """One column per activation, one-hot: where it varies among members of one space."""
+    n = len(next(iter(info.values())))
     found = np.array([[str(v) == kind for kind in kinds] for v in info[_ACTIVATION].tolist()]
                      if kinds else np.zeros((n, 0)), np.float32)
     return torch.from_numpy(found)

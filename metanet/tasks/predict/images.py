@@ -119,11 +119,12 @@ def answers(part: Part, task: Task, k: int, seed: int = 0) -> Float[np.ndarray, 
     A member's own normalisation is used where the index tells it; else the one of three that
     gives it the best accuracy on these very images.
     """
-    data = task.recipe["data"]
+    recipe = part.recipe or task.recipe
+    data = recipe["data"]
     x, y = labelled(data["name"], data.get("side"), bool(data.get("gray")), k, seed)
     known = part.info.get("config.normalise")
     found = {name: _scores(part, task, (x - shift) / scale, y)
-             for name, (shift, scale) in normalisations(task.recipe).items()
+             for name, (shift, scale) in normalisations(recipe).items()
              if known is None or name in set(known.tolist())}
     if known is not None:
         return np.stack([found[str(name)][i] for i, name in enumerate(known.tolist())])

@@ -183,16 +183,21 @@ _HEADLINE_NOTES = (
     "members, were not tried here.",
     "Making the zoo took 36 minutes on two busy cores (5.9 a second).")
 _MANY: Setting = {"lr": 4e-3, "dropout": 0.2, "kind": "product", "noise": 0.2}
+_READERS = ("mlp", "deepsets", "dws", "unf", "gmn", "gmn-forward", "product", "probing")
+_WITH_NOISE: Setting = {"lr": 4e-3, "dropout": 0.2, "noise": 0.2}
+_NOISY = dict.fromkeys(_READERS, _WITH_NOISE)
 _QUICK_INR = "base: inr-digits\nfit: {steps: 60}\n"
 
 SUITES = {suite.name: suite for suite in (
     Suite("inr-digits", "Which digit a SIREN shows: 2,000 networks of the digits of scikit-learn, "
           "each from its own start.",
           (Board("inr-digits", LABEL, (IID_IMAGE,), quick=_QUICK_INR, quick_n=120),),
-          Budget(batch_size=16, patience=5), notes=_INR_NOTES + _DIGITS_NOTES),
+          Budget(epochs=20, batch_size=16, patience=5), notes=_INR_NOTES + _DIGITS_NOTES,
+          settings=_NOISY),
     Suite("inr-mnist", "Which digit a SIREN shows: networks of MNIST after the recipe of DWSNets.",
           (Board("inr-mnist", LABEL, (IID_IMAGE,), quick=_QUICK_INR, quick_n=120),),
-          Budget(batch_size=16, patience=5), notes=_INR_NOTES + _MNIST_NOTES),
+          Budget(epochs=20, batch_size=16, patience=5), notes=_INR_NOTES + _MNIST_NOTES,
+          settings=_NOISY),
     Suite("headline", "inr-mnist with more than 10,000 networks to learn from: how far reading "
           "weights goes.",
           (Board("inr-mnist", LABEL, (Cut("iid", "image", folds=10),), quick=_QUICK_INR,
@@ -204,20 +209,20 @@ SUITES = {suite.name: suite for suite in (
     # Accuracy itself is no target here: its spread over seeds is that of 359 test images.
     Suite("seed-only", "Test loss where only the seed differs: what weights alone can add.",
           (Board("seed-only", LOSS, (IID_RUN,), quick=_QUICK_SEED, quick_n=40),),
-          Budget(epochs=15, batch_size=16, patience=5), notes=_SEED_NOTES),
+          Budget(epochs=10, batch_size=16, patience=5), notes=_SEED_NOTES),
     Suite("small-cnn", "Test accuracy of small CNNs whose hyper-parameters differ.",
           (Board("small-cnn", ACCURACY, (
               IID_RUN, Cut("lr band", "band", "config.lr", (0.016, 0.05)),
               Cut("activation", "column", "config.activation", ("tanh",))),
-              other="small-cnn-digits", quick=_QUICK_CNN, quick_n=60),),
-          Budget(epochs=15, batch_size=16, patience=5), notes=_CNN_NOTES),
+              other="small-cnn-cifar", quick=_QUICK_CNN, quick_n=60),),
+          Budget(epochs=10, batch_size=16, patience=5), notes=_CNN_NOTES),
     Suite("wild", "Test accuracy of strangers' networks, by predictors that were trained on zoos "
           "of ours.",
           (Board("wild-lenet45k", ACCURACY, (IID_RUN,), wild="wild_mnist_lenet45k",
                  quick=_QUICK_WILD, quick_n=32),
            Board("wild-cnn21k", ACCURACY, (IID_RUN,), wild="wild_mnist_cnn21k",
                  quick=_QUICK_WILD.replace("lenet45k", "cnn21k"), quick_n=32)),
-          Budget(epochs=15, width=8, batch_size=16, patience=5), notes=_WILD_NOTES),
+          Budget(epochs=10, width=8, batch_size=16, patience=5), notes=_WILD_NOTES),
 )}
 QUICK = Budget(epochs=2, width=4, batch_size=16, trials=1, seeds=2, patience=2)
 QUICK_ROWS = ("mean", "norm", "norm-line", "hyper", "statistics", "wiring", "width-free",

@@ -304,9 +304,8 @@ def has_code(task: Task) -> bool:
     return "model" in task.recipe or "arch" in task.recipe
 
 
-_LRS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2},
-                             {"lr": 4e-3, "dropout": 0.2, "noise": 0.2},
-                             {"lr": 1.5e-3, "dropout": 0.2}, {"lr": 4e-3, "dropout": 0.5})
+_LRS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2}, {"lr": 1.5e-3, "dropout": 0.2},
+                             {"lr": 4e-3, "dropout": 0.5}, {"lr": 1.5e-3, "dropout": 0.5})
 _KINDS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2, "noise": 0.2},
                                {"lr": 1.5e-3, "dropout": 0.2, "noise": 0.2},
                                {"lr": 4e-3, "dropout": 0.2, "noise": 0.2, "kind": "gmn"},
