@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from metanet.nn.pointwise import n_blocks
 from metanet.symmetry import WeightSpace
 
 KINDS = ("gmn", "unf", "product")
+_ONLY = {"aggregate": "gmn", "schedule": "gmn", "messages": "gmn", "activation": "gmn",
+         "mixing": "unf"}  # options that one kind alone has
 
 
 class Standardise(nn.Module):
@@ -59,7 +61,11 @@ class Standardise(nn.Module):
 
 @dataclass(frozen=True)
 class Options:
-    """What the layers of an encoder are; see ``Metanet``."""
+    """What the layers of an encoder are; see ``Metanet``.
+
+    Raises:
+        SymmetryError: for a kind that is not known, or an option that it does not have.
+    """
 
     kind: str = "gmn"
     channels: int = 1
@@ -73,6 +79,17 @@ class Options:
     mixing: str = "exact"
     channel_dropout: float = 0.0
     checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SymmetryError(f"kind={self.kind!r} is not known; known are {', '.join(KINDS)}")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            usual = tuple(value) == one.default if one.name == "aggregate" else \
+                value == one.default
+            if not usual and _ONLY.get(one.name, self.kind) != self.kind:
+                raise SymmetryError(f"{one.name}={value!r} is an option of kind "
+                                    f"{_ONLY[one.name]!r}; kind {self.kind!r} has none such")
 
 
 class Encoder(nn.Module):
@@ -89,9 +106,6 @@ class Encoder(nn.Module):
 
     def __init__(self, space: WeightSpace, options: Options) -> None:
         super().__init__()
-        if options.kind not in KINDS:
-            raise SymmetryError(f"kind={options.kind!r} is not known; known are "
-                                f"{', '.join(KINDS)}")
         self.standardise = Standardise(space, options.channels)
         self.encoding = Encoding(space, options.channels, tuple(options.encoding))
         self.embed = _start(space, self.encoding.c_out, options)

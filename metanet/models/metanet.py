@@ -69,7 +69,7 @@ class Metanet(Saved, library_name="metanet", coders=CODERS):
     ``forward`` gives predictions in the units of the targets: ``fit`` stores their mean and scale.
 
     Raises:
-        SymmetryError: for a value out of range, naming it.
+        SymmetryError: for a value out of range or an option that the kind does not have, naming it.
     """
 
     coupled = True

@@ -249,6 +249,8 @@ def test_constant_and_wild_inputs_stay_finite() -> None:
     ({"depth": 2.5}, "depth"), ({"pool": ["median"]}, "stats"), ({"schedule": "up"}, "schedule"),
     ({"encoding": ["log"]}, "log"), ({"probes": 3}, "module"), ({"pool": []}, "stats"),
     ({"dropout": 1.0}, "dropout"), ({"device": "cpu"}, "device"),
+    ({"kind": "product", "schedule": "forward"}, "schedule='forward' is an option of kind 'gmn'"),
+    ({"mixing": "factored"}, "mixing"), ({"kind": "unf", "aggregate": ["max"]}, "aggregate"),
 ])
 def test_refusals(config: dict[str, object], words: str) -> None:
     with pytest.raises(SymmetryError, match=words):
