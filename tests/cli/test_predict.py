@@ -41,6 +41,18 @@ def test_train_resumes_and_refuses(run: Run, trained: Path) -> None:
     assert boosted.code == 3 and "no reader to store" in boosted.err
 
 
+def test_train_on_what_others_trained(run: Run, tmp_path: Path) -> None:
+    folder, mine, out = (tmp_path / name for name in ("folder", "mine", "run"))
+    run("zoo", "export", zoo("inr").path, "-o", folder)
+    assert run("zoo", "ingest", folder, "-o", mine, "--arch", "siren").code == 0
+    done = run("train", "label", mine, "--model", "flagship-w", "-o", out, *SMALL, "--json")
+    assert done.code == 0 and done.json["n"] > 2
+    file = sorted((folder / "weights").iterdir())[0]
+    assert run("predict", out, file, "--json").code in (0, 1)
+    probing = run("train", "label", mine, "--model", "probing", "-o", tmp_path / "q", *SMALL)
+    assert probing.code == 3 and "does not suit mine" in probing.err
+
+
 def test_evaluate_and_report(run: Run, trained: Path) -> None:
     done = run("evaluate", trained, zoo("net").path, "--json")
     stored = json.loads((trained / "result.json").read_text())

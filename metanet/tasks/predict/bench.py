@@ -20,7 +20,7 @@ from metanet.tasks.predict.attribution import attribution
 from metanet.tasks.predict.data import Array, Part, Task, elsewhere, load_folds
 from metanet.tasks.predict.images import is_inr, module_of, render
 from metanet.tasks.predict.rows import ROWS, Budget, Fitted, Row, row
-from metanet.tasks.predict.rows.neural import has_code, larger
+from metanet.tasks.predict.rows.neural import larger
 from metanet.tasks.predict.strangers import strangers
 from metanet.tasks.predict.suites import QUICK, QUICK_ROWS, Board, Suite
 from metanet.tasks.predict.table import Scored, summarise
@@ -136,7 +136,7 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
 
 def _freed(tasks: Sequence[Task]) -> tuple[Task, ...]:
     """Tasks that know their signs and scales, so that no fit has to find them again."""
-    wide = larger(tasks[0]) if has_code(tasks[0]) else None
+    wide = larger(tasks[0])
     return tuple(replace(task, wide=wide) for task in tasks)
 
 

@@ -140,7 +140,7 @@ class Task:
         cut: how the parts were made.
         parts: train, val, calib, test.
         space: of all members.
-        recipe: of the zoo, as plain data; empty for zoos without one.
+        recipe: of the zoo, as plain data; empty for members that others trained.
         census: members, and those left out by reason.
         hyper: names of the hyper-parameters.
         classes: of a classification, else 1 (the number of outputs).
@@ -219,7 +219,7 @@ def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: s
     table = zoo.query().arrays(list(zoo.columns))
     everything, hyper = _everything(zoo, goal, found, table)
     classes = int(everything.y.max()) + 1 if goal.kind == "classification" else 1
-    recipe = zoo.recipe if isinstance(zoo.recipe, dict) else {}
+    recipe = zoo.recipe if isinstance(zoo.recipe, dict) and "factory" in zoo.recipe else {}
     for where in _dealt(zoo, cut, seed):
         part_of = np.array([where.get(member) or "" for member in everything.ids])
         parts = {key: everything[np.flatnonzero(part_of == key)] for key in PARTS}

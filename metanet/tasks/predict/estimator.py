@@ -10,7 +10,7 @@ import numpy as np
 from metanet.errors import MetanetError
 from metanet.graph import WeightBatch
 from metanet.tasks.predict.data import Array, Cut, Goal, Part, Task, load
-from metanet.tasks.predict.rows import Budget, Fitted, row
+from metanet.tasks.predict.rows import Budget, Fitted, row, suiting
 from metanet.tasks.predict.strangers import fitted_to
 
 
@@ -65,10 +65,7 @@ class _Estimator:
 
         column = resolve(zoo.columns, target or self.default).name
         self.task = load(zoo, Goal(column, self.kind, self.link), cut)
-        one = row(self.model)
-        if not one.suits(self.task):
-            raise MetanetError(f"the model {self.model!r} does not suit {self.task.name}: it needs "
-                               "something that this zoo does not have")
+        one = suiting(self.model, self.task)
         self.fitted = one.fit(self.task, self.budget, one.settings[0], self.seed)
         return self
 

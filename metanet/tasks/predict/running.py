@@ -30,7 +30,7 @@ from metanet.tasks.predict.data import (
 from metanet.tasks.predict.loop import LOG, STATE, Plan, start_processes
 from metanet.tasks.predict.normal import Normal
 from metanet.tasks.predict.predictor import Predictor
-from metanet.tasks.predict.rows import ROWS, Budget, Fitted, row
+from metanet.tasks.predict.rows import ROWS, Budget, Fitted, row, suiting
 from metanet.tasks.predict.rows.neural import Model, fit_reader, larger
 from metanet.tasks.predict.trust import Familiar, Interval, errors_of
 
@@ -76,7 +76,7 @@ def train_run(task: Task, model: str, out: Path, *, plan: Plan | None = None,
     Raises:
         MetanetError: for a row that cannot be stored, or another run in the folder.
     """
-    found = row(model)
+    found = suiting(model, task)
     if found.make is None:
         raise MetanetError(f"the row {model!r} has no reader to store; it runs in `metanet bench`. "
                            f"Readers are {', '.join(learnable())}")

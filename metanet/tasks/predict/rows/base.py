@@ -118,6 +118,20 @@ def row(name: str) -> Row:
     return ROWS[name]
 
 
+def suiting(name: str, task: Task) -> Row:
+    """A row by its name, for a task that has what it needs.
+
+    Raises:
+        MetanetError: if there is no such row, or it does not suit the task.
+    """
+    found = row(name)
+    if not found.suits(task):
+        raise MetanetError(f"the model {name!r} does not suit {task.name}: it needs the members' "
+                           "code, their hyper-parameters or labelled images, which this zoo does "
+                           "not bring")
+    return found
+
+
 def constant(task: Task, n: int) -> Array:
     """What is best without looking: the mean of the targets, or the shares of the classes."""
     y = task.parts["train"].y

@@ -235,8 +235,8 @@ def larger(task: Task) -> Any:
     """The members' space with the signs and scales that all of their modules have."""
     from metanet.symmetry import infer
 
-    if task.wide is not None:
-        return task.wide
+    if task.wide is not None or not has_code(task):
+        return task.wide or task.space
     modules = modules_of(task)
     if len(modules) > 1:  # ReLU has scales, tanh has signs: none is common
         return task.space
@@ -301,7 +301,7 @@ def _probing(task: Task, budget: Budget, setting: Setting) -> Reader:
 
 def has_code(task: Task) -> bool:
     """Whether the zoo's recipe names the code of its members."""
-    return "model" in task.recipe or "arch" in task.recipe
+    return bool(task.recipe)
 
 
 _LRS: tuple[Setting, ...] = ({"lr": 4e-3, "dropout": 0.2}, {"lr": 1.5e-3, "dropout": 0.2},
