@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.symmetry.kinds import PERMUTING, ROTATING
-from metanet.symmetry.layout import Block
+from metanet.symmetry.layout import Block, Digit
 
 if TYPE_CHECKING:
     from metanet.symmetry.element import GroupElement
@@ -45,11 +45,13 @@ def act(element: GroupElement, name: str, tensor: Tensor, lead: int = 0) -> Tens
     """One tensor of the space, acted on; ``lead`` batch axes stand before its own."""
     blocks = element.space.blocks(name)
     out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    values = _uses_values(element, blocks)
+    values = _values(element, blocks)
     source, target = (tensor, out) if values else (_bits(tensor), _bits(out))
     for block in blocks:
         moved = gather(block.view(source, lead), block, element.tables, lead)
-        block.view(target, lead).copy_(_scale(moved, block, element, lead) if values else moved)
+        if any(element.space.group(label).kind in ROTATING for label in values):
+            moved = moved.double()
+        block.view(target, lead).copy_(weighed(moved, block.digits, values, lead))
     return out
 
 
@@ -86,27 +88,36 @@ def _gather_fibred(view: Tensor, bases: Sequence[int], position: int, index: Ten
     return picked.reshape(*index.shape, *rest).movedim(front, [*bases, position])
 
 
-def _uses_values(element: GroupElement, blocks: Sequence[Block]) -> bool:
-    digits = [digit for block in blocks for digit in block.digits if digit.label is not None]
-    for digit in digits:
+def _values(element: GroupElement, blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """Values of the groups that act on these blocks by more than moving."""
+    found: dict[str, Tensor] = {}
+    for digit in (digit for block in blocks for digit in block.digits if digit.label is not None):
         kind = element.space.group(str(digit.label)).kind
         if kind not in PERMUTING and kind not in ROTATING and kind != "fixed":
             raise SymmetryError(f"the action of kind {kind!r} is not defined yet "
                                 f"(group {digit.label!r})")
-    return any(digit.label in element.values and digit.exponent for digit in digits)
+        if digit.label in element.values and digit.exponent:
+            found[digit.label] = torch.from_numpy(element.values[digit.label])
+    return found
 
 
-def _scale(view: Tensor, block: Block, element: GroupElement, lead: int) -> Tensor:
-    for position, digit in enumerate(block.digits):
-        if digit.label not in element.values or not digit.exponent:
+def weighed(
+    view: Tensor, digits: Sequence[Digit], values: Mapping[str, Tensor], lead: int = 0
+) -> Tensor:
+    """Scale and turn a gathered view by the values of the groups of its digits.
+
+    Values ``[*over, n]`` multiply, to the power of the digit's exponent; ``[*over, n, n]`` turn.
+    """
+    for position, digit in enumerate(digits):
+        value = values.get(digit.label) if digit.label is not None else None
+        if value is None or not digit.exponent:
             continue
-        if element.space.group(digit.label).kind in ROTATING:
-            turn = torch.from_numpy(element.values[digit.label])
-            view = turned(view.double(), turn, [lead + b for b in digit.bases], lead + position)
+        bases = [lead + b for b in digit.bases]
+        if value.ndim == len(bases) + 2:
+            view = turned(view, value, bases, lead + position)
         else:
-            value = torch.from_numpy(element.values[digit.label] ** digit.exponent)
-            places = [lead + i for i in (*digit.bases, position)]
-            view = view * spread(value, places, view).to(view)
+            factor = value if digit.exponent == 1 else value ** digit.exponent
+            view = view * spread(factor, [*bases, lead + position], view).to(view)
     return view
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metanet.symmetry.action import gather, spread, turned
+from metanet.symmetry.action import gather, weighed
 from metanet.symmetry.group import Group
 from metanet.symmetry.layout import Block, Digit
 from metanet.symmetry.space import WeightSpace
@@ -147,14 +147,7 @@ def moved_view(
         for p, digit in enumerate(block.digits)
     )
     view = gather(view, replace(block, digits=digits), tables)
-    for p, digit in enumerate(digits):
-        if digit.label is not None and digit.label in values and digit.exponent % 2:
-            value = torch.from_numpy(values[digit.label]).to(view.dtype)
-            if value.ndim == len(digit.bases) + 2:
-                view = turned(view, value, digit.bases, p)
-            else:
-                view = view * spread(value, [*digit.bases, p], view)
-    return view
+    return weighed(view, digits, {label: torch.from_numpy(v) for label, v in values.items()})
 
 
 def _stays(digit: Digit, tables: Mapping[str, np.ndarray]) -> bool:

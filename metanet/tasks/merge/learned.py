@@ -19,10 +19,9 @@ from torch import Tensor
 
 from metanet.errors import MetanetError, SymmetryError
 from metanet.symmetry import GroupElement, WeightSpace
-from metanet.symmetry.action import gather, spread, turned
+from metanet.symmetry.action import gather, weighed
 from metanet.symmetry.element import Values
 from metanet.symmetry.kinds import ROTATING
-from metanet.symmetry.layout import Block
 from metanet.symmetry.rotations import procrustes
 from metanet.tasks.merge.data import Samples, fitted
 from metanet.tasks.merge.runner import Runner, State
@@ -118,29 +117,17 @@ def moved_by(
     element: GroupElement, matrices: Mapping[str, Tensor], state: State
 ) -> dict[str, Tensor]:
     """``element.apply`` in float32 with other matrices, through which gradients flow."""
+    values = {label: torch.from_numpy(value) for label, value in element.values.items()}
+    values.update(matrices)
     found = {}
     for name in element.space.tensors:
         tensor = state[name].float()
         out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for block in element.space.blocks(name):
-            block.view(out).copy_(_moved(element, matrices, block, block.view(tensor)))
+            view = gather(block.view(tensor), block, element.tables)
+            block.view(out).copy_(weighed(view, block.digits, values))
         found[name] = out
     return found
-
-
-def _moved(
-    element: GroupElement, matrices: Mapping[str, Tensor], block: Block, view: Tensor
-) -> Tensor:
-    view = gather(view, block, element.tables)
-    for position, digit in enumerate(block.digits):
-        if digit.label is None or not digit.exponent:
-            continue
-        if digit.label in matrices:
-            view = turned(view, matrices[digit.label], digit.bases, position)
-        elif digit.label in element.values:
-            value = torch.from_numpy(element.values[digit.label] ** digit.exponent)
-            view = view * spread(value, [*digit.bases, position], view).to(view)
-    return view
 
 
 def _batches(
