@@ -27,6 +27,7 @@ from metanet.nn.gmn import matrix, states_held
 from metanet.nn.mixed import spread
 from metanet.nn.unf import check_input, short
 from metanet.symmetry import Block, WeightSpace
+from metanet.symmetry.kinds import SCALING
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class End:
     @property
     def moves(self) -> bool:
         """Whether a sign or scale of this neuron changes the numbers of the block."""
-        return self.kind in ("signed", "positive") and bool(self.exponent)
+        return self.kind in SCALING and bool(self.exponent)
 
 
 class ScaleGMNLayer(nn.Module):
@@ -122,7 +123,7 @@ class ScaleGMNLayer(nn.Module):
             new = x + x * (context @ own[label]["scale"])
             for message in moved[label]:
                 new = new + message * (1 + context @ own[label]["gate"])
-            free = self.kinds[label] not in ("signed", "positive")
+            free = self.kinds[label] not in SCALING
             blocks[self.states[label]] = new + context @ own[label]["add"] if free else new
         blocks[self.states[""]] = root + F.gelu(whole) @ self.update
         return batch.with_blocks(blocks)
@@ -169,7 +170,7 @@ def _carried(value: Tensor, ends: tuple[End, ...], target: int, state: dict[str,
              weights: nn.ParameterDict) -> Tensor | None:
     """A product of an entry and the states at its other ends that moves as the target does."""
     goal = ends[target]
-    if goal.kind in ("signed", "positive") and goal.exponent != 1:
+    if goal.kind in SCALING and goal.exponent != 1:
         return None
     rank = value.ndim - 2
     for i, end in enumerate(ends):

@@ -26,6 +26,7 @@ from metanet.symmetry.action import act, check
 from metanet.symmetry.colours import Colours, Refiner, plain
 from metanet.symmetry.element import GroupElement
 from metanet.symmetry.inputs import Weights, tensors_of
+from metanet.symmetry.kinds import PERMUTING
 from metanet.symmetry.scales import balance, sort_scaled
 from metanet.symmetry.space import WeightSpace
 from metanet.symmetry.ties import (
@@ -69,7 +70,7 @@ def canonical(space: WeightSpace, state_dict: Weights, *, budget: int = 256) -> 
         SpaceMismatch: if the tensors do not fit the space.
     """
     tensors = tensors_of(state_dict)
-    other = [str(g) for g in space.groups if g.kind not in ("S", "signed", "positive")]
+    other = [str(g) for g in space.groups if g.kind not in PERMUTING]
     if other:
         raise SymmetryError(f"no canonical form for group {other[0]}: only the kinds S, signed "
                             f"and positive have one; compare with metanet.symmetry.distance")

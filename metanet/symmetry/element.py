@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 
 from metanet.errors import SpaceMismatch, SymmetryError
 from metanet.symmetry.group import Group
-from metanet.symmetry.kinds import PERMUTING, ROTATING
+from metanet.symmetry.kinds import PERMUTING, ROTATING, SCALING
 from metanet.symmetry.rotations import checked_rotations, random_rotation
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class GroupElement:
             table = tables.pop(group.label, None)
             value = values.pop(group.label, None)
             self.tables[group.label] = _checked_table(group, shape, table)
-            if group.kind in ("signed", "positive") or group.kind in ROTATING:
+            if group.kind in SCALING | ROTATING:
                 self.values[group.label] = _checked_values(group, shape, value)
             elif value is not None:
                 raise SymmetryError(f"group {group.label!r} of kind {group.kind} takes no values")

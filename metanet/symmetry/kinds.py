@@ -24,8 +24,11 @@ _BELOW = {
     "fixed": ("fixed",),
 }
 
-PERMUTING = frozenset({"S", "signed", "positive"})
-"""Kinds whose element is a permutation table, with values for all but ``S``."""
+SCALING = frozenset({"signed", "positive"})
+"""Kinds whose element has a value per neuron beside its permutation table."""
+
+PERMUTING = SCALING | {"S"}
+"""Kinds whose element is a permutation table."""
 
 ROTATING = frozenset({"O", "O1", "SO"})
 """Kinds whose element is an orthogonal matrix."""

@@ -21,7 +21,7 @@ from metanet.symmetry.action import act
 from metanet.symmetry.element import GroupElement, table_shape
 from metanet.symmetry.group import Group
 from metanet.symmetry.infer import record
-from metanet.symmetry.kinds import ROTATING
+from metanet.symmetry.kinds import ROTATING, SCALING
 from metanet.symmetry.narrow import trivial
 from metanet.symmetry.randomise import fill, inputs
 from metanet.symmetry.rerun import Rerun
@@ -278,7 +278,7 @@ class Trial:
                 group.label: np.broadcast_to(turn, (*shape, group.size))})
         table = np.broadcast_to(np.roll(np.arange(group.size), 1), shape).copy()
         values = {}
-        if group.kind in ("signed", "positive"):
+        if group.kind in SCALING:
             values[group.label] = np.full(shape, -1.0 if group.kind == "signed" else 2.0)
         return GroupElement(self.space, {group.label: table}, values)
 

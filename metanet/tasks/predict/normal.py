@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metanet.graph import WeightBatch
 from metanet.nn.order import levels
 from metanet.symmetry import Block, WeightSpace
+from metanet.symmetry.kinds import SCALING
 
 Place = tuple[str, int, int]
 """Block, axis of the stacked block, exponent."""
@@ -39,7 +40,7 @@ class Normal(nn.Module):
         for label in [label for level in levels(space) for label in level]:
             sine = w0 is not None and getattr(space.meta.groups.get(label), "activation",
                                               None) == "sin"
-            if kinds[label] in ("signed", "positive") or sine:
+            if kinds[label] in SCALING or sine:
                 incoming, outgoing = places(space, label)
                 self.steps.append((label, "phase" if sine else kinds[label], incoming, outgoing))
 

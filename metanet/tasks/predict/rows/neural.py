@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from metanet.symmetry.kinds import SCALING
 from metanet.tasks.predict import metrics
 from metanet.tasks.predict.data import Array, Part, Task
 from metanet.tasks.predict.images import activation_of, is_inr, modules_of
@@ -228,7 +229,7 @@ def normaliser(task: Task) -> list[nn.Module]:
         found: list[nn.Module] = [Normal(larger(task), w0)]
         return [*found, Waves(w0 / 2)] if w0 else found
     space = larger(task)
-    return [Normal(space)] if any(g.kind in ("signed", "positive") for g in space.groups) else []
+    return [Normal(space)] if any(g.kind in SCALING for g in space.groups) else []
 
 
 def larger(task: Task) -> Any:
