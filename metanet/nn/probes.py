@@ -83,7 +83,7 @@ class Probes(nn.Module):
                                 "the space permutes; take give='outputs'")
 
     @property
-    def inputs(self) -> Float[Tensor, "n *shape"]:
+    def inputs(self) -> Float[Tensor, " n *shape"]:
         """The inputs, as they are now."""
         found: Tensor = self.parts[0]
         for part in list(self.parts)[1:]:

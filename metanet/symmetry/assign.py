@@ -26,7 +26,7 @@ class _Solved:
 
     node: Gains
     at: Rows
-    table: Int64[np.ndarray, "n"]
+    table: Int64[np.ndarray, " n"]
     value: Float64[np.ndarray, "*n"]
     gain: float
     members: tuple[_Solved, ...]

@@ -249,7 +249,7 @@ def rounds_differently(trial: Trial, moved: Mapping[str, Tensor]) -> bool:
         for one, other in zip(before, after, strict=True))
 
 
-def _counts(trial: Trial, found: Tracked, probe: _Probe, table: Int[np.ndarray, "n"]) -> bool:
+def _counts(trial: Trial, found: Tracked, probe: _Probe, table: Int[np.ndarray, " n"]) -> bool:
     """Whether a move changes an output, by more than rounding does at weights of any size."""
     error = trial.error(_moved(trial.state, found, probe, table))
     if not np.isfinite(error):
@@ -269,7 +269,7 @@ def _points(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, pair: tu
         yield _moved(state, found, probe, _swapped(probe.size, (pair[0], other)))
 
 
-def _swapped(size: int, pair: Sequence[int]) -> Int[np.ndarray, "n"]:
+def _swapped(size: int, pair: Sequence[int]) -> Int[np.ndarray, " n"]:
     table = np.arange(size)
     table[list(pair)] = table[list(reversed(pair))]
     return table
@@ -281,7 +281,7 @@ def _changes(trial: Trial, found: Tracked, probe: _Probe, pair: Sequence[int]) -
 
 
 def _moved(state: Mapping[str, Tensor], found: Tracked, probe: _Probe,
-           table: Int[np.ndarray, "n"]) -> dict[str, Tensor]:
+           table: Int[np.ndarray, " n"]) -> dict[str, Tensor]:
     moved = dict(state)
     for name in probe.tensors:
         for at, axis in enumerate(found.axes[name]):
@@ -308,9 +308,9 @@ def _noisy(state: Mapping[str, Tensor], found: Tracked, probe: _Probe, index: in
 
 
 def _source(
-    expr: Expr, factor: frozenset[Factor], base: Factor | None, table: Int[np.ndarray, "n"],
+    expr: Expr, factor: frozenset[Factor], base: Factor | None, table: Int[np.ndarray, " n"],
     index: int = -1,
-) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
+) -> tuple[Int[np.ndarray, " m"], np.ndarray]:
     """For each place of an axis, the place to read; and which places have ``index``."""
     digits = atoms(expr)
     source = np.zeros(1, dtype=np.int64)
@@ -331,7 +331,7 @@ def _source(
 
 
 def _own(atom: Factor, factor: frozenset[Factor], base: Factor | None,
-         table: Int[np.ndarray, "n"], index: int) -> tuple[Int[np.ndarray, "n"], np.ndarray]:
+         table: Int[np.ndarray, " n"], index: int) -> tuple[Int[np.ndarray, " n"], np.ndarray]:
     if atom in factor:
         return table, np.arange(atom.size) == index
     if atom.blocks is None or not any(leaf in factor for leaf in leaves((atom,))):
@@ -340,7 +340,7 @@ def _own(atom: Factor, factor: frozenset[Factor], base: Factor | None,
 
 
 def _joined(blocks: Sequence[Expr], factor: frozenset[Factor], base: Factor | None,
-            table: Int[np.ndarray, "n"], index: int) -> tuple[Int[np.ndarray, "m"], np.ndarray]:
+            table: Int[np.ndarray, " n"], index: int) -> tuple[Int[np.ndarray, " m"], np.ndarray]:
     sources, hits, start = [], [], 0
     for block in blocks:
         source, hit = _source(block, factor, base, table, index)

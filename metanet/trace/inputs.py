@@ -49,7 +49,7 @@ _SIDES = (*range(4, 64), 84, 96, 112, 128, 160, 192, 227, 240, 256, 299, 384)
 Candidate = tuple[Tensor, ...]
 
 
-def batch_of(*shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "N *shape"]:
+def batch_of(*shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, " N *shape"]:
     """Fixed normal values for a small batch whose size differs from all of ``shape``."""
     size = next(n for n in (*_BATCHES, 13) if n not in shape)
     return normal(size, *shape, dtype=dtype)

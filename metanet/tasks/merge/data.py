@@ -27,8 +27,8 @@ class Samples:
     ``y`` is class numbers [N] (or [N T] for sequences), or real targets in the shape of the output.
     """
 
-    x: Shaped[Tensor, "N *shape"]
-    y: Shaped[Tensor, "N *rest"] | None = None
+    x: Shaped[Tensor, " N *shape"]
+    y: Shaped[Tensor, " N *rest"] | None = None
     source: str = "memory"
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ def _log_sum(logs: list[float]) -> float:
 
 
 @lru_cache(maxsize=64)
-def _pmf(n: int, copies: int) -> Float64[np.ndarray, "counts"]:
+def _pmf(n: int, copies: int) -> Float64[np.ndarray, " counts"]:
     one = np.array([math.exp(_log_pmf(k, n)) for k in range(min(n, _LONGEST) + 1)])
     whole = np.ones(1)
     for _ in range(copies):

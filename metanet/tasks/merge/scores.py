@@ -54,7 +54,7 @@ def scored(outputs: Tensor, y: Tensor) -> Score:
     return Score(float(F.cross_entropy(flat, labels)), accuracy)
 
 
-def ensemble(a: Tensor, b: Tensor, t: float, kind: str) -> Float[Tensor, "N *rest"]:
+def ensemble(a: Tensor, b: Tensor, t: float, kind: str) -> Float[Tensor, " N *rest"]:
     """What both parents say together: mean probabilities (as logarithms), or mean values."""
     if kind == "real":
         return torch.lerp(a, b, t)
