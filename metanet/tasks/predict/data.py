@@ -208,7 +208,12 @@ def elsewhere(zoo: Zoo, task: Task) -> tuple[Part, dict[str, int]]:
     unknown = np.full(len(part), np.nan)
     hyper = np.array([given.get(name, unknown) for name in task.hyper]).T.reshape(len(part), -1)
     return replace(part, hyper=hyper, context=contexts(part.info, task.kinds),
-                   recipe=zoo.recipe or {}), census
+                   recipe=_recipe(zoo)), census
+
+
+def _recipe(zoo: Zoo) -> Mapping[str, Any]:
+    """What the members were made by; empty for a zoo of what others trained."""
+    return zoo.recipe if isinstance(zoo.recipe, dict) and "factory" in zoo.recipe else {}
 
 
 def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: str | None
@@ -219,7 +224,6 @@ def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: s
     table = zoo.query().arrays(list(zoo.columns))
     everything, hyper = _everything(zoo, goal, found, table)
     classes = int(everything.y.max()) + 1 if goal.kind == "classification" else 1
-    recipe = zoo.recipe if isinstance(zoo.recipe, dict) and "factory" in zoo.recipe else {}
     for where in _dealt(zoo, cut, seed):
         part_of = np.array([where.get(member) or "" for member in everything.ids])
         parts = {key: everything[np.flatnonzero(part_of == key)] for key in PARTS}
@@ -227,8 +231,8 @@ def _tasks(zoo: Zoo, goal: Goal, cut: Cut, seed: int, limit: int | None, name: s
         if small:
             raise ZooError(f"{zoo.path}: the part {small[0]!r} of the split {cut.name!r} has "
                            f"{len(parts[small[0]])} members; build a larger zoo or split otherwise")
-        yield Task(name or zoo.path.name, goal, cut, parts, everything.batch.space, recipe, census,
-                   hyper, classes, kinds_of(everything.info))
+        yield Task(name or zoo.path.name, goal, cut, parts, everything.batch.space, _recipe(zoo),
+                   census, hyper, classes, kinds_of(everything.info))
 
 
 def _usable(zoo: Zoo, goal: Goal) -> tuple[Array, dict[str, int]]:
