@@ -191,8 +191,8 @@ _HEADLINE_NOTES = (
     "Flagship Q within half a point of render + CNN: held, -0.001 [-0.006, 0.004], paired. Its "
     "reader is that of flagship W. An error of this run: weights got noise 0.2 on the first fold "
     "and 0.01 on the other two (the suite asks for 0.2 on all); on validation the three are "
-    "0.000, 0.000 and +0.002 from render + CNN. UNF layers beside probes, which suit fewer members, were "
-    "not tried here.",
+    "0.000, 0.000 and +0.002 from render + CNN. UNF layers beside probes, which suit fewer "
+    "members, were not tried here.",
     "Making the zoo took 36 minutes on two busy cores (5.9 a second).")
 _MANY: Setting = {"lr": 4e-3, "dropout": 0.2, "kind": "product", "noise": 0.2}
 _READERS = ("mlp", "deepsets", "dws", "unf", "gmn", "gmn-forward", "product", "probing")
