@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +83,12 @@ class Options:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise SymmetryError(f"kind={self.kind!r} is not known; known are {', '.join(KINDS)}")
-        for one in fields(self):
-            value = getattr(self, one.name)
-            usual = tuple(value) == one.default if one.name == "aggregate" else \
-                value == one.default
-            if not usual and _ONLY.get(one.name, self.kind) != self.kind:
-                raise SymmetryError(f"{one.name}={value!r} is an option of kind "
-                                    f"{_ONLY[one.name]!r}; kind {self.kind!r} has none such")
+        for name, kind in _ONLY.items():
+            value = getattr(self, name)
+            given = tuple(value) if isinstance(value, list) else value
+            if kind != self.kind and given != getattr(Options, name):  # the class has the defaults
+                raise SymmetryError(f"{name}={value!r} is an option of kind {kind!r}; kind "
+                                    f"{self.kind!r} has none such")
 
 
 class Encoder(nn.Module):

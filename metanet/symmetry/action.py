@@ -46,11 +46,11 @@ def act(element: GroupElement, name: str, tensor: Tensor, lead: int = 0) -> Tens
     blocks = element.space.blocks(name)
     out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
     values = _values(element, blocks)
+    turns = any(element.space.group(label).kind in ROTATING for label in values)
     source, target = (tensor, out) if values else (_bits(tensor), _bits(out))
     for block in blocks:
         moved = gather(block.view(source, lead), block, element.tables, lead)
-        if any(element.space.group(label).kind in ROTATING for label in values):
-            moved = moved.double()
+        moved = moved.double() if turns else moved
         block.view(target, lead).copy_(weighed(moved, block.digits, values, lead))
     return out
 

@@ -147,7 +147,8 @@ def moved_view(
         for p, digit in enumerate(block.digits)
     )
     view = gather(view, replace(block, digits=digits), tables)
-    return weighed(view, digits, {label: torch.from_numpy(v) for label, v in values.items()})
+    here = {d.label for d in digits if d.label is not None} & values.keys()
+    return weighed(view, digits, {label: torch.from_numpy(values[label]) for label in here})
 
 
 def _stays(digit: Digit, tables: Mapping[str, np.ndarray]) -> bool:

@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 
 from metanet.errors import MetanetError, ZooError
 from metanet.tasks.predict import MetanetClassifier, MetanetRegressor, metrics
-from metanet.tasks.predict.bench import Stage, fill
+from metanet.tasks.predict.bench import Stage, fill, fit_path, results
 from metanet.tasks.predict.data import (
     ACCURACY,
     LABEL,
@@ -77,6 +77,10 @@ def test_seeds_of_another_setting_are_fitted_again(tmp_path: Path) -> None:
         one = Row("spy", "spy", "-", fit, ({"use": use},))
         fill(one, stage, replace(BUDGET, trials=1, seeds=2), tmp_path, lambda line: None)
     assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    path = fit_path(tmp_path, stage, "spy", "seed-1")
+    path.write_text(path.read_text().replace('"use": 1', '"use": 0'))
+    found = results(stage, one, tmp_path)
+    assert found is not None and [fit["seed"] for fit in found] == [0]
 
 
 def test_files_do_not_name_their_activation() -> None:

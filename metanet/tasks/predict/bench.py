@@ -124,12 +124,12 @@ def stages_of(suite: Suite, options: Options, say: Say) -> Iterator[Stage]:
             if number == 0 and board.wild and options.wild and not options.quick:
                 tests["strangers"], census["strangers"] = strangers(options.wild / board.wild,
                                                                     tasks[0])
-            if number == 0 and board.other and options.zoos and not options.quick \
-                    and (options.zoos / board.other / "zoo.json").exists():
-                from metanet.zoo import Zoo
-
-                tests["data set"], census["data set"] = elsewhere(
-                    Zoo.open(options.zoos / board.other), tasks[0])
+            if number == 0 and board.other and not options.quick:
+                other = _given(board.other, options)
+                if other is None:
+                    say(f"no zoo {board.other} is given: the split by data set is left out")
+                else:
+                    tests["data set"], census["data set"] = elsewhere(other, tasks[0])
             short = board.goal.column.split(".")[-1]
             yield Stage(f"{board.recipe}, {short}, {cut.name}", tasks, tests, census)
 
@@ -141,7 +141,6 @@ def _freed(tasks: Sequence[Task]) -> tuple[Task, ...]:
 
 
 def _zoo(board: Board, options: Options, say: Say) -> Any:
-    from metanet.zoo import Zoo
     from metanet.zoo.build import build
 
     if options.quick:
@@ -150,15 +149,25 @@ def _zoo(board: Board, options: Options, say: Say) -> Any:
         text = options.out / "zoos" / f"{board.recipe}-quick.yaml"
         text.write_text(board.quick, encoding="utf-8")
         return build(str(text), folder, n=board.quick_n, workers=1)
-    given = options.zoos / board.recipe if options.zoos else None
-    if given is not None and (given / "zoo.json").exists():
-        zoo = Zoo.open(given)
-        if not zoo.complete:
-            raise MetanetError(f"{given}: the zoo is not complete; finish it with `metanet zoo "
-                               f"build {board.recipe} -o {given}`")
-        return zoo
+    given = _given(board.recipe, options)
+    if given is not None:
+        return given
     say(f"building the zoo {board.recipe}: minutes to hours, resumable")
     return build(board.recipe, options.out / "zoos" / board.recipe, n=board.n, data=options.data)
+
+
+def _given(recipe: str, options: Options) -> Any:
+    """The zoo of a recipe in the folder of zoos; None where there is none."""
+    from metanet.zoo import Zoo
+
+    folder = options.zoos / recipe if options.zoos else None
+    if folder is None or not (folder / "zoo.json").exists():
+        return None
+    zoo = Zoo.open(folder)
+    if not zoo.complete:
+        raise MetanetError(f"{folder}: the zoo is not complete; finish it with `metanet zoo build "
+                           f"{recipe} -o {folder}`")
+    return zoo
 
 
 def _claim(suite: Suite, options: Options, budget: Budget) -> None:
@@ -327,9 +336,9 @@ def results(stage: Stage, one: Row, out: Path) -> list[dict[str, Any]] | None:
         return None
     best = json.loads(choice.read_text(encoding="utf-8"))
     first = fit_path(out, stage, one.name, f"trial-{best['best']}")
-    rest = sorted(first.parent.glob("seed-*.json"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (first, *rest)]
-    return [{**fit, "trials": best["trials"]} for fit in found]
+    found = [_known(path, best["setting"])
+             for path in (first, *sorted(first.parent.glob("seed-*.json")))]
+    return [{**fit, "trials": best["trials"]} for fit in found if fit]
 
 
 def write(suite: Suite, stages: Sequence[Stage], chosen: Sequence[Row], budget: Budget,

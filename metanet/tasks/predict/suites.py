@@ -194,9 +194,9 @@ _HEADLINE_NOTES = (
     "0.000, 0.000 and +0.002 from render + CNN. UNF layers beside probes, which suit fewer "
     "members, were not tried here.",
     "Making the zoo took 36 minutes on two busy cores (5.9 a second).")
-_MANY: Setting = {"lr": 4e-3, "dropout": 0.2, "kind": "product", "noise": 0.2}
 _READERS = ("mlp", "deepsets", "dws", "unf", "gmn", "gmn-forward", "product", "probing")
 _WITH_NOISE: Setting = {"lr": 4e-3, "dropout": 0.2, "noise": 0.2}
+_MANY: Setting = {**_WITH_NOISE, "kind": "product"}
 _NOISY = dict.fromkeys(_READERS, _WITH_NOISE)
 _QUICK_INR = "base: inr-digits\nfit: {steps: 60}\n"
 

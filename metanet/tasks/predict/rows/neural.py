@@ -236,8 +236,10 @@ def larger(task: Task) -> Any:
     """The members' space with the signs and scales that all of their modules have."""
     from metanet.symmetry import infer
 
-    if task.wide is not None or not has_code(task):
-        return task.wide or task.space
+    if task.wide is not None:
+        return task.wide
+    if not has_code(task):
+        return task.space
     modules = modules_of(task)
     if len(modules) > 1:  # ReLU has scales, tanh has signs: none is common
         return task.space
